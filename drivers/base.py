@@ -1,0 +1,94 @@
+"""What every device driver offers to its node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from teleop.messages import FloatArray, Frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmReading:
+    """One simultaneous reading of an arm, in its own joint order; see ``ArmState``."""
+
+    stamp_ns: int
+    position_rad: FloatArray
+    velocity_rad_s: FloatArray
+    effort: FloatArray
+    """Motor current, A; NaN where the servo has no sensor."""
+    gripper: float | None
+    gripper_velocity: float | None
+    gripper_effort: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHealth:
+    """What a device says of itself between readings."""
+
+    ok: bool = True
+    detail: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """By name with the unit in it, such as ``shoulder_temperature_c``."""
+
+
+class Arm(Protocol):
+    """An arm that can be read, held, moved and let go."""
+
+    joint_names: tuple[str, ...]
+    has_gripper: bool
+
+    def connect(self) -> None:
+        """Open, check and configure; torque is left as it was found.
+
+        Raises:
+            DeviceError: naming the device, what was seen and what to do.
+        """
+
+    def read(self) -> ArmReading:
+        """Read all joints.
+
+        Raises:
+            DeviceError: no valid reading after the configured retries; the device may recover.
+            DeviceLostError: the device is gone and must be opened again.
+        """
+
+    def write(self, position_rad: FloatArray, gripper: float | None) -> None:
+        """Set the goal of every joint, rad, and the gripper's opening (None: leave it)."""
+
+    def set_torque(self, joints: bool, gripper: bool) -> None:
+        """Switch torque; switching on holds the present position first."""
+
+    def torque_off(self) -> list[str]:
+        """Torque off everywhere, whatever fails on the way; returns the failures in words."""
+
+    def poll_health(self) -> DeviceHealth:
+        """One small step of the slow round-robin read (temperature, voltage, errors)."""
+
+    def close(self) -> None:
+        """Leave the arm holding, disarm its watchdog, release the port. Never raises."""
+
+
+class CameraDevice(Protocol):
+    """A camera whose newest frame can be taken without waiting."""
+
+    def connect(self) -> None:
+        """Open the device and apply its settings.
+
+        Raises:
+            DeviceError: naming the device, what was seen and what to do.
+        """
+
+    def take(self, now_ns: int) -> list[Frame]:
+        """All frames captured since the last call, oldest first; ``seq`` counts captures.
+
+        Raises:
+            DeviceLostError: the camera is gone; the node goes on asking for it.
+        """
+
+    def health(self) -> DeviceHealth:
+        """Rate, repeats, drops, settings as read back."""
+
+    def close(self) -> None:
+        """Release the device. Never raises."""

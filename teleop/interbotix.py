@@ -1,0 +1,101 @@
+"""Reading an Interbotix motor configuration file as an arm model of ours.
+
+Format: interbotix_xs_sdk motor config (``joint_order``, ``sleep_positions``, ``groups``,
+``grippers``, ``shadows``, ``motors``), as in interbotix_xsarm_control/config/*.yaml.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from teleop.errors import RigError
+
+TICKS_PER_TURN = 4096
+TICK_ZERO = 2048
+
+DEFAULT_SERVO = "any"
+"""The file does not name servo models; ``any`` skips that check unless ``servos`` is given."""
+
+
+def arm_model_from_motor_config(path: Path, own: dict[str, Any]) -> dict[str, Any]:
+    """The plain mapping of a ``DynamixelArmModel`` from an Interbotix file.
+
+    Args:
+        path: The motor configuration.
+        own: What ``hardware.yaml`` adds; its keys win over those read here.
+
+    Raises:
+        RigError: the file is absent, is not YAML, or lacks a needed part.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RigError(str(path), [f"{path}: cannot be read: {' '.join(str(error).split())}"]) from None
+    try:
+        return _model(tree)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RigError(
+            str(path), [f"{path}: not an Interbotix motor config: {type(error).__name__} {error}"]
+        ) from None
+
+
+def _model(tree: dict[str, Any]) -> dict[str, Any]:
+    motors: dict[str, dict[str, Any]] = tree["motors"]
+    grippers: dict[str, dict[str, Any]] = tree.get("grippers") or {}
+    shadows: dict[str, list[str]] = {
+        joint: list((spec or {}).get("shadow_list", []))
+        for joint, spec in (tree.get("shadows") or {}).items()
+    }
+    arm_joints = [name for name in tree["joint_order"] if name not in grippers]
+    sleep = dict(zip(tree["joint_order"], tree["sleep_positions"], strict=True))
+    velocity = min(_velocity_rad_s(motors[name]) for name in arm_joints)
+    model: dict[str, Any] = {
+        "driver": "dynamixel",
+        "joints": [_joint(name, motors, shadows.get(name, [])) for name in arm_joints],
+        "max_velocity_rad_s": velocity,
+        "max_acceleration_rad_s2": 20.0,
+        "sleep_rad": [float(sleep[name]) for name in arm_joints],
+        "start_rad": [float(sleep[name]) for name in arm_joints],
+    }
+    for name, spec in grippers.items():
+        model["gripper"] = {
+            "id": int(motors[name]["ID"]),
+            "servo": DEFAULT_SERVO,
+            "closed_rad": -0.6213,
+            "open_rad": 1.4910,
+            "reverse": bool(int(motors[name].get("Drive_Mode", 0)) & 1),
+            "horn_radius_m": float(spec["horn_radius"]),
+            "arm_length_m": float(spec["arm_length"]),
+        }
+    return model
+
+
+def _joint(name: str, motors: dict[str, dict[str, Any]], shadow_list: list[str]) -> dict[str, Any]:
+    motor = motors[name]
+    joint: dict[str, Any] = {
+        "name": name,
+        "id": int(motor["ID"]),
+        "servo": DEFAULT_SERVO,
+        "min_rad": _rad(int(motor["Min_Position_Limit"])),
+        "max_rad": _rad(int(motor["Max_Position_Limit"])),
+        "reverse": bool(int(motor.get("Drive_Mode", 0)) & 1),
+    }
+    if len(shadow_list) > 1:
+        raise ValueError(f"joint {name} has {len(shadow_list)} shadows, at most one is supported")
+    for shadow in shadow_list:
+        joint["shadow_id"] = int(motors[shadow]["ID"])
+        joint["shadow_reverse"] = bool(int(motors[shadow].get("Drive_Mode", 0)) & 1)
+    return joint
+
+
+def _rad(tick: int) -> float:
+    return (tick - TICK_ZERO) * 2 * math.pi / TICKS_PER_TURN
+
+
+def _velocity_rad_s(motor: dict[str, Any]) -> float:
+    """Velocity_Limit is in 0.229 rpm (ROBOTIS e-manual)."""
+    return float(motor.get("Velocity_Limit", 131)) * 0.229 * 2 * math.pi / 60

@@ -1,0 +1,282 @@
+"""The rig description, ``hardware.yaml``, as frozen and validated models.
+
+The models are the documentation of the file: each field has its unit in its name. A file
+may start with ``extends: other.yaml``; mappings are merged key by key, anything else is
+replaced, and ``null`` removes a key. Cross-checks live in ``teleop.rig_checks``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Vector = tuple[float, ...]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ServoId = Annotated[int, Field(ge=0, le=252)]
+
+
+class Model(BaseModel):
+    """Base of all parts: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServoJoint(Model):
+    """One joint moved by one servo, or by two that share the load."""
+
+    name: Name
+    id: ServoId
+    servo: str
+    """Servo model, for example ``XM540-W270``; checked by ping at start."""
+    min_rad: float
+    max_rad: float
+    reverse: bool = False
+    """Drive mode bit 0 of the servo with ``id``."""
+    shadow_id: ServoId | None = None
+    """A second servo on the same joint, mirroring the first by its Secondary ID."""
+    shadow_reverse: bool = False
+    position_p: int | None = Field(default=None, ge=0, le=16383)
+    """Position gain register 84; None keeps the servo's factory gain."""
+    position_d: int | None = Field(default=None, ge=0, le=16383)
+    max_velocity_rad_s: Positive | None = None
+    """Overrides the model-wide limit."""
+    max_acceleration_rad_s2: Positive | None = None
+
+
+class ServoGripper(Model):
+    """The gripper servo and what its angles mean."""
+
+    id: ServoId
+    servo: str
+    closed_rad: float
+    open_rad: float
+    reverse: bool = False
+    operating_mode: Literal["position", "current_based_position", "pwm"] = "position"
+    current_limit_a: Positive | None = None
+    """Goal current in current-based position mode: the most the fingers may press with."""
+    max_velocity_1_s: Positive = 4.0
+    """Limit of the opening's rate of change, full strokes per second."""
+    horn_radius_m: Positive | None = None
+    """Crank geometry of the Interbotix fingers, used for finger distance in metres."""
+    arm_length_m: Positive | None = None
+
+
+class DynamixelArmModel(Model):
+    """A kind of arm: servos, limits, poses. Each number's source stands in the file."""
+
+    driver: Literal["dynamixel"] = "dynamixel"
+    joints: tuple[ServoJoint, ...] = Field(min_length=1)
+    gripper: ServoGripper | None = None
+    max_velocity_rad_s: Positive
+    max_acceleration_rad_s2: Positive
+    profile_velocity_rad_s: float = Field(default=0.0, ge=0)
+    """Servo motion profile, register 112; 0 is unlimited (our limits shape the motion)."""
+    profile_acceleration_rad_s2: float = Field(default=0.0, ge=0)
+    start_rad: Vector
+    sleep_rad: Vector
+
+
+class DynamixelArm(Model):
+    """One arm on one serial bus."""
+
+    driver: Literal["dynamixel"] = "dynamixel"
+    role: Literal["leader", "follower"]
+    model: Name
+    """A key of ``arm_models``."""
+    port: str
+    baud: int = 1_000_000
+    leader: Name | None = None
+    """For a follower: the leader arm it mirrors in teleoperation."""
+    gripper_closed_rad: float | None = None
+    """This arm's own gripper calibration, before the model's."""
+    gripper_open_rad: float | None = None
+    read_timeout_s: Positive = 0.008
+    """Time beyond the wire time that a group read may take before it counts as failed."""
+    read_retries: int = Field(default=1, ge=0, le=5)
+    fast_sync_read: bool = False
+    """Use fast sync read (servo firmware 45 or newer on every servo of the arm)."""
+    usb_latency_timer_ms: int = Field(default=1, ge=1, le=16)
+    """Required FTDI latency timer; a larger one is refused at start."""
+
+
+ArmModel = DynamixelArmModel
+Arm = DynamixelArm
+
+
+class OpenCvCamera(Model):
+    """A camera read by ``cv2.VideoCapture``."""
+
+    driver: Literal["opencv"] = "opencv"
+    source: str | int
+    """Index, stable device path such as ``/dev/v4l/by-path/...``, or URL."""
+    width: int = Field(ge=16, le=8192)
+    height: int = Field(ge=16, le=8192)
+    fps: Positive
+    fourcc: str = Field(default="MJPG", min_length=4, max_length=4)
+    jpeg_quality: int = Field(default=95, ge=1, le=100)
+    """Used where the camera does not hand over JPEG itself."""
+    exposure: float | None = None
+    """Camera's own units; None leaves auto exposure on."""
+    focus: float | None = None
+    white_balance_k: Positive | None = None
+    gain: float | None = None
+
+
+Camera = OpenCvCamera
+
+
+class Rates(Model):
+    """Loop rates of the rig."""
+
+    arm_hz: Positive = 100.0
+    row_hz: Positive = 50.0
+    """The aligned grid of an episode."""
+    health_hz: Positive = 5.0
+    phase_hz: Positive = 20.0
+    task_hz: Positive = 30.0
+
+
+class Safety(Model):
+    """Limits that hold for whoever commands an arm."""
+
+    stale_command_s: Positive = 0.1
+    engage_max_rad: Positive = 0.5
+    """Refuse to engage when a joint differs more than this from its command."""
+    engage_velocity_rad_s: Positive = 0.8
+    """Joint speed cap while closing the remaining difference after engaging."""
+    homing_velocity_rad_s: Positive = 0.8
+    max_step_rad: Positive = 0.2
+    """Largest change of a joint command from one control tick to the next."""
+    bus_watchdog_s: float = Field(default=0.2, ge=0.02, le=2.54)
+    """Servo register 98 on followers: silence that makes the servos stop by themselves."""
+    max_temperature_c: Positive = 70.0
+    min_voltage_v: Positive = 9.5
+    stop_silence_s: Positive = 0.5
+    """Arms hold when the session's stop state has not been heard for this long."""
+
+
+class Keys(Model):
+    """Keys of the operator's terminal, one character each (``enter``, ``space``, ``esc`` by name)."""
+
+    start: str = "enter"
+    stop: str = "space"
+    success: str = "s"
+    failure: str = "f"
+    redo: str = "r"
+    quit: str = "q"
+    emergency_stop: str = "e"
+    clear_stop: str = "c"
+    confirm: str = "y"
+
+
+class Operator(Model):
+    """How the person at the rig works."""
+
+    name: str = ""
+    start: Literal["gripper", "key"] = "gripper"
+    """Begin an episode by closing all leader grippers, or by the start key only."""
+    gripper_closed: float = Field(default=0.25, ge=0, le=1)
+    """Leader gripper opening below which it counts as closed."""
+    cues: Literal["off", "bell", "speech"] = "bell"
+    keys: Keys = Keys()
+
+
+class Task(Model):
+    """A thing to demonstrate."""
+
+    instruction: str
+    max_seconds: Positive = 30.0
+    cameras: tuple[Name, ...] | None = None
+    """Cameras to run for this task; all when not given."""
+
+
+class Recording(Model):
+    """The recorder's settings and what it takes to pass its verdict."""
+
+    sync_s: Positive = 1.0
+    """How often journals are forced to disk."""
+    min_free_bytes: int = Field(default=2_000_000_000, ge=0)
+    warn_late_s: Positive = 0.05
+    """Age of a sample, beyond its period, that counts as a gap."""
+    min_rate_fraction: float = Field(default=0.9, gt=0, le=1)
+    """A stream below this fraction of its nominal rate fails the verdict."""
+
+
+class Security(Model):
+    """CURVE keys, needed as soon as a topic leaves this machine."""
+
+    key_dir: Path
+    identity: Name
+    """Our own key pair, ``<identity>.key_secret`` in ``key_dir``."""
+    peers: dict[Name, Literal["commander", "observer", "recorder", "admin"]]
+    """Who may connect, each with ``<name>.key`` in ``key_dir``, and as what."""
+
+
+class Endpoint(Model):
+    """Another address for one topic, for example of a camera on a second machine."""
+
+    address: Annotated[str, Field(pattern=r"^tcp://[^:]+:\d+$")]
+    peer: Name | None = None
+    """Key name of the machine that publishes there; None when it is this one."""
+
+
+class Network(Model):
+    """Where topics are bound: consecutive TCP ports from ``base_port`` on ``host``."""
+
+    host: str = "127.0.0.1"
+    base_port: int = Field(default=5600, ge=1024, le=65000)
+    endpoints: dict[str, Endpoint] = Field(default_factory=dict)
+    security: Security | None = None
+
+
+class Rig(Model):
+    """The whole file."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    arm_models: dict[Name, ArmModel] = Field(default_factory=dict)
+    arms: dict[Name, Arm] = Field(default_factory=dict)
+    cameras: dict[Name, Camera] = Field(default_factory=dict)
+    tasks: dict[Name, Task] = Field(default_factory=dict)
+    rates: Rates = Rates()
+    safety: Safety = Safety()
+    operator: Operator = Operator()
+    recording: Recording = Recording()
+    network: Network = Network()
+    backend: Literal["hardware", "emulated", "lockstep"] = "hardware"
+    """Set by ``--emulate`` and ``--lockstep``, stored in every episode; not for the file."""
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        from teleop.rig_checks import faults_of
+
+        if faults := faults_of(self):
+            raise CrossCheckFailure(faults)
+        return self
+
+    def arm_model(self, arm: str) -> ArmModel:
+        """The model of a named arm."""
+        return self.arm_models[self.arms[arm].model]
+
+    @property
+    def followers(self) -> dict[str, Arm]:
+        return {name: arm for name, arm in self.arms.items() if arm.role == "follower"}
+
+    @property
+    def leaders(self) -> dict[str, Arm]:
+        return {name: arm for name, arm in self.arms.items() if arm.role == "leader"}
+
+    def replaced(self, **parts: Any) -> Rig:
+        """A validated copy with some top-level parts replaced."""
+        return Rig.model_validate({**self.model_dump(), **parts})
+
+
+class CrossCheckFailure(ValueError):
+    """Faults found across parts; carries them all to the loader."""
+
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(faults))

@@ -1,0 +1,159 @@
+"""Cross-checks of a rig: what single fields cannot tell. All faults are collected."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from teleop.addresses import topics_of
+
+if TYPE_CHECKING:
+    from teleop.rig import Arm, ArmModel, Rig
+
+T = TypeVar("T")
+
+SUPPORTED_BAUD = (57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000)
+"""Baud rates of register 8 that termios has names for."""
+
+
+def faults_of(rig: Rig) -> list[str]:
+    """Every fault, each beginning with its path in the file."""
+    faults: list[str] = []
+    for name, model in rig.arm_models.items():
+        faults += _model_faults(f"arm_models.{name}", model)
+    for name, arm in rig.arms.items():
+        faults += _arm_faults(rig, name, arm)
+    faults += _pairing_faults(rig)
+    faults += _device_address_faults(rig)
+    faults += _task_faults(rig)
+    faults += _operator_faults(rig)
+    faults += _network_faults(rig)
+    return faults
+
+
+def _model_faults(path: str, model: ArmModel) -> Iterator[str]:
+    count = len(model.joints)
+    for i, joint in enumerate(model.joints):
+        where = f"{path}.joints.{i} ({joint.name})"
+        if joint.min_rad >= joint.max_rad:
+            yield f"{where}: min_rad {joint.min_rad} must be below max_rad {joint.max_rad}"
+    for key in ("start_rad", "sleep_rad"):
+        pose = getattr(model, key)
+        if len(pose) != count:
+            yield f"{path}.{key}: {len(pose)} values for {count} joints"
+            continue
+        for joint, q in zip(model.joints, pose, strict=True):
+            if not joint.min_rad <= q <= joint.max_rad:
+                yield (
+                    f"{path}.{key}: {joint.name} = {q} rad is outside its limits "
+                    f"{joint.min_rad} ... {joint.max_rad}"
+                )
+    names = [joint.name for joint in model.joints]
+    yield from (f"{path}.joints: name {n!r} used twice" for n in _repeated(names))
+    ids = [j.id for j in model.joints] + [j.shadow_id for j in model.joints if j.shadow_id is not None]
+    if model.gripper is not None:
+        ids.append(model.gripper.id)
+        if model.gripper.closed_rad == model.gripper.open_rad:
+            yield f"{path}.gripper: closed_rad and open_rad are both {model.gripper.open_rad}"
+    yield from (f"{path}: servo id {i} used twice" for i in _repeated(ids))
+
+
+def _arm_faults(rig: Rig, name: str, arm: Arm) -> Iterator[str]:
+    path = f"arms.{name}"
+    if arm.model not in rig.arm_models:
+        known = ", ".join(sorted(rig.arm_models)) or "none"
+        yield f"{path}.model: no arm model {arm.model!r}; known: {known}"
+    elif rig.arm_models[arm.model].driver != arm.driver:
+        yield f"{path}.driver: {arm.driver!r} but model {arm.model!r} is for another driver"
+    if arm.baud not in SUPPORTED_BAUD:
+        yield f"{path}.baud: {arm.baud} is not one of {', '.join(map(str, SUPPORTED_BAUD))}"
+    if arm.gripper_closed_rad is not None and arm.gripper_closed_rad == arm.gripper_open_rad:
+        yield f"{path}: gripper_closed_rad and gripper_open_rad are equal"
+
+
+def _pairing_faults(rig: Rig) -> Iterator[str]:
+    for name, arm in rig.arms.items():
+        path = f"arms.{name}.leader"
+        if arm.role == "leader":
+            if arm.leader is not None:
+                yield f"{path}: {name} is itself a leader and cannot follow {arm.leader!r}"
+            continue
+        if arm.leader is None:
+            continue
+        leader = rig.arms.get(arm.leader)
+        if leader is None or leader.role != "leader":
+            known = ", ".join(rig.leaders) or "none"
+            yield f"{path}: no leader arm {arm.leader!r}; leaders: {known}"
+        elif arm.model in rig.arm_models and leader.model in rig.arm_models:
+            mine, theirs = (len(rig.arm_models[a.model].joints) for a in (arm, leader))
+            if mine != theirs:
+                yield f"{path}: {name} has {mine} joints, its leader {arm.leader} has {theirs}"
+    followed = [arm.leader for arm in rig.arms.values() if arm.leader is not None]
+    yield from (f"arms: leader {n!r} is followed by two arms" for n in _repeated(followed))
+
+
+def _device_address_faults(rig: Rig) -> Iterator[str]:
+    users: dict[str, list[str]] = defaultdict(list)
+    for name, arm in rig.arms.items():
+        users[arm.port].append(f"arms.{name}.port")
+    for name, camera in rig.cameras.items():
+        users[str(camera.source)].append(f"cameras.{name}.source")
+    for address, paths in users.items():
+        if len(paths) > 1:
+            yield f"{' and '.join(paths)}: both use {address!r}"
+    yield from (
+        f"arms.{n} and cameras.{n}: a name may be used once in the rig"
+        for n in rig.arms.keys() & rig.cameras.keys()
+    )
+
+
+def _task_faults(rig: Rig) -> Iterator[str]:
+    for name, task in rig.tasks.items():
+        for camera in task.cameras or ():
+            if camera not in rig.cameras:
+                known = ", ".join(rig.cameras) or "none"
+                yield f"tasks.{name}.cameras: no camera {camera!r}; known: {known}"
+
+
+def _operator_faults(rig: Rig) -> Iterator[str]:
+    keys = rig.operator.keys.model_dump()
+    for key in _repeated(list(keys.values())):
+        users = ", ".join(name for name, value in keys.items() if value == key)
+        yield f"operator.keys: {key!r} is used for {users}"
+    for name, key in keys.items():
+        if len(key) != 1 and key not in ("enter", "space", "esc", "tab"):
+            yield f"operator.keys.{name}: {key!r} is neither one character nor enter, space, esc, tab"
+
+
+def _network_faults(rig: Rig) -> Iterator[str]:
+    network = rig.network
+    topics = topics_of(rig)
+    for topic in network.endpoints:
+        if topic not in topics:
+            yield f"network.endpoints.{topic}: the rig has no such topic"
+    if network.base_port + len(topics) > 65_535:
+        yield f"network.base_port: {network.base_port} leaves no room for {len(topics)} topics"
+    taken = [e.address for e in network.endpoints.values()]
+    yield from (f"network.endpoints: address {a} used twice" for a in _repeated(taken))
+    remote = [network.host] + [a.removeprefix("tcp://").rsplit(":", 1)[0] for a in taken]
+    if network.security is None:
+        for host in remote:
+            if not is_loopback(host):
+                yield (
+                    f"network: {host} is not loopback, so network.security "
+                    "(key_dir, identity, peers) is needed"
+                )
+    else:
+        for topic, endpoint in network.endpoints.items():
+            if endpoint.peer is not None and endpoint.peer not in network.security.peers:
+                yield f"network.endpoints.{topic}.peer: {endpoint.peer!r} is not in security.peers"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether traffic to this host stays on the machine."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _repeated(items: list[T]) -> list[T]:
+    return sorted({i for i in items if items.count(i) > 1}, key=str)

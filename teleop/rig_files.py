@@ -1,0 +1,112 @@
+"""Reading ``hardware.yaml``: YAML, ``extends``, Interbotix motor files, then validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from teleop.errors import RigError
+from teleop.interbotix import arm_model_from_motor_config
+from teleop.rig import CrossCheckFailure, Rig
+
+DEFAULT_RIG = "hardware.yaml"
+MAX_EXTENDS = 5
+
+
+def load_rig(path: Path | str) -> Rig:
+    """Read and validate a rig file.
+
+    Raises:
+        RigError: the file is absent, not YAML, or has faults; all of them are listed.
+    """
+    path = Path(path)
+    tree = _merged_tree(path, depth=0)
+    faults = _expand_motor_configs(tree, path.parent)
+    if faults:
+        raise RigError(str(path), faults)
+    return rig_from_tree(tree, str(path))
+
+
+def rig_from_tree(tree: dict[str, Any], source: str) -> Rig:
+    """Validate a rig given as plain mappings; ``source`` names it in errors.
+
+    Raises:
+        RigError: with every fault.
+    """
+    try:
+        return Rig.model_validate(tree)
+    except ValidationError as error:
+        raise RigError(source, _readable(error)) from None
+
+
+def _merged_tree(path: Path, depth: int) -> dict[str, Any]:
+    if depth > MAX_EXTENDS:
+        raise RigError(str(path), [f"extends: more than {MAX_EXTENDS} files in a row; is it a circle?"])
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RigError(str(path), ["no such file; name one with --hardware"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RigError(str(path), [f"cannot be read: {error}"]) from None
+    except yaml.YAMLError as error:
+        raise RigError(str(path), [f"not YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(tree, dict):
+        raise RigError(str(path), [f"expected a mapping at the top, found {type(tree).__name__}"])
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    return _merge(_merged_tree(path.parent / str(parent), depth + 1), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _expand_motor_configs(tree: dict[str, Any], folder: Path) -> list[str]:
+    """Replace ``arm_models.*.motor_config: FILE`` by the servos that file lists."""
+    faults: list[str] = []
+    models = tree.get("arm_models")
+    for name, model in (models if isinstance(models, dict) else {}).items():
+        if not isinstance(model, dict) or "motor_config" not in model:
+            continue
+        own = {k: v for k, v in model.items() if k != "motor_config"}
+        try:
+            read = arm_model_from_motor_config(folder / str(model["motor_config"]), own)
+        except RigError as error:
+            faults += [f"arm_models.{name}.motor_config: {fault}" for fault in error.faults]
+        else:
+            models[name] = _merge(read, own)
+    return faults
+
+
+def _readable(error: ValidationError) -> list[str]:
+    faults: list[str] = []
+    for item in error.errors():
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, CrossCheckFailure):
+            faults += inner.faults
+            continue
+        path = ".".join(str(part) for part in item["loc"]) or "(top)"
+        if item["type"] == "extra_forbidden":
+            faults.append(f"{path}: unknown key")
+        elif item["type"] == "missing":
+            faults.append(f"{path}: missing")
+        else:
+            faults.append(f"{path}: {item['msg']}, got {_short(item['input'])}")
+    return faults
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
