@@ -30,7 +30,8 @@ class UnknownNameError(TandemError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+        known_names = f"known: {', '.join(names) or 'none'}"
+        hint = f"did you mean {' or '.join(near)}?" if near else known_names
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
 
@@ -64,7 +65,7 @@ class BusError(TandemError, OSError):
     """A topic endpoint cannot be bound, reached or secured."""
 
 
-class NodeFailure(TandemError, RuntimeError):
+class NodeFailedError(TandemError, RuntimeError):
     """A node of the running rig died or stopped answering."""
 
 

@@ -34,7 +34,8 @@ def arm_model_from_motor_config(path: Path, own: dict[str, Any]) -> dict[str, An
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RigError(str(path), [f"{path}: cannot be read: {' '.join(str(error).split())}"]) from None
+        reason = " ".join(str(error).split())
+        raise RigError(str(path), [f"{path}: cannot be read: {reason}"]) from None
     try:
         return _model(tree)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

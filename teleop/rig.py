@@ -159,7 +159,7 @@ class Safety(Model):
 
 
 class Keys(Model):
-    """Keys of the operator's terminal, one character each (``enter``, ``space``, ``esc`` by name)."""
+    """Keys of the operator's terminal: one character, or ``enter``, ``space``, ``esc``, ``tab``."""
 
     start: str = "enter"
     stop: str = "space"
@@ -254,7 +254,7 @@ class Rig(Model):
         from teleop.rig_checks import faults_of
 
         if faults := faults_of(self):
-            raise CrossCheckFailure(faults)
+            raise CrossCheckError(faults)
         return self
 
     def arm_model(self, arm: str) -> ArmModel:
@@ -274,7 +274,7 @@ class Rig(Model):
         return Rig.model_validate({**self.model_dump(), **parts})
 
 
-class CrossCheckFailure(ValueError):
+class CrossCheckError(ValueError):
     """Faults found across parts; carries them all to the loader."""
 
     def __init__(self, faults: list[str]) -> None:

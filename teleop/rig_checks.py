@@ -51,7 +51,9 @@ def _model_faults(path: str, model: ArmModel) -> Iterator[str]:
                 )
     names = [joint.name for joint in model.joints]
     yield from (f"{path}.joints: name {n!r} used twice" for n in _repeated(names))
-    ids = [j.id for j in model.joints] + [j.shadow_id for j in model.joints if j.shadow_id is not None]
+    ids = [j.id for j in model.joints] + [
+        j.shadow_id for j in model.joints if j.shadow_id is not None
+    ]
     if model.gripper is not None:
         ids.append(model.gripper.id)
         if model.gripper.closed_rad == model.gripper.open_rad:
@@ -123,7 +125,7 @@ def _operator_faults(rig: Rig) -> Iterator[str]:
         yield f"operator.keys: {key!r} is used for {users}"
     for name, key in keys.items():
         if len(key) != 1 and key not in ("enter", "space", "esc", "tab"):
-            yield f"operator.keys.{name}: {key!r} is neither one character nor enter, space, esc, tab"
+            yield f"operator.keys.{name}: {key!r} is not one character, enter, space, esc or tab"
 
 
 def _network_faults(rig: Rig) -> Iterator[str]:
@@ -146,8 +148,18 @@ def _network_faults(rig: Rig) -> Iterator[str]:
                 )
     else:
         for topic, endpoint in network.endpoints.items():
-            if endpoint.peer is not None and endpoint.peer not in network.security.peers:
-                yield f"network.endpoints.{topic}.peer: {endpoint.peer!r} is not in security.peers"
+            if endpoint.peer is None:
+                continue
+            role = network.security.peers.get(endpoint.peer)
+            where = f"network.endpoints.{topic}.peer"
+            if role is None:
+                yield f"{where}: {endpoint.peer!r} is not in security.peers"
+            elif _commands(topic) and role not in ("commander", "admin"):
+                yield f"{where}: {endpoint.peer!r} is {role}, only a commander may publish this"
+
+
+def _commands(topic: str) -> bool:
+    return topic.endswith("/command") or topic.startswith(("session/", "policy/"))
 
 
 def is_loopback(host: str) -> bool:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from teleop.errors import RigError
 from teleop.interbotix import arm_model_from_motor_config
-from teleop.rig import CrossCheckFailure, Rig
+from teleop.rig import CrossCheckError, Rig
 
 DEFAULT_RIG = "hardware.yaml"
 MAX_EXTENDS = 5
@@ -44,7 +44,7 @@ def rig_from_tree(tree: dict[str, Any], source: str) -> Rig:
 
 def _merged_tree(path: Path, depth: int) -> dict[str, Any]:
     if depth > MAX_EXTENDS:
-        raise RigError(str(path), [f"extends: more than {MAX_EXTENDS} files in a row; is it a circle?"])
+        raise RigError(str(path), [f"extends: over {MAX_EXTENDS} files deep; is it a circle?"])
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -77,7 +77,9 @@ def _expand_motor_configs(tree: dict[str, Any], folder: Path) -> list[str]:
     """Replace ``arm_models.*.motor_config: FILE`` by the servos that file lists."""
     faults: list[str] = []
     models = tree.get("arm_models")
-    for name, model in (models if isinstance(models, dict) else {}).items():
+    if not isinstance(models, dict):
+        return faults
+    for name, model in models.items():
         if not isinstance(model, dict) or "motor_config" not in model:
             continue
         own = {k: v for k, v in model.items() if k != "motor_config"}
@@ -94,7 +96,7 @@ def _readable(error: ValidationError) -> list[str]:
     faults: list[str] = []
     for item in error.errors():
         inner = item.get("ctx", {}).get("error")
-        if isinstance(inner, CrossCheckFailure):
+        if isinstance(inner, CrossCheckError):
             faults += inner.faults
             continue
         path = ".".join(str(part) for part in item["loc"]) or "(top)"

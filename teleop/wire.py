@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -53,9 +53,7 @@ def encode(message: Message) -> bytes:
         payload = msgpack.packb(
             [getattr(message, name) for name, _ in names], default=_pack_array, use_bin_type=True
         )
-    head = HEADER.pack(
-        MAGIC, VERSION, message.KIND, len(payload), message.stamp_ns, message.seq
-    )
+    head = HEADER.pack(MAGIC, VERSION, message.KIND, len(payload), message.stamp_ns, message.seq)
     return head + payload
 
 
@@ -78,7 +76,8 @@ def decode(data: bytes | memoryview) -> Message:
     payload = memoryview(data)[HEADER.size :]
     limit = MAX_FRAME_BYTES if message_type is Frame else MAX_STATE_BYTES
     if length != len(payload) or length > limit:
-        raise WireError(f"{message_type.__name__}: {len(payload)} payload bytes, header says {length}")
+        name = message_type.__name__
+        raise WireError(f"{name}: {len(payload)} payload bytes, header says {length}")
     if message_type is Frame:
         return _decode_frame(payload, stamp_ns, seq)
     return _decode_state(message_type, payload, stamp_ns, seq)
@@ -109,7 +108,7 @@ def _decode_state(
     for (name, fits), value in zip(names, values, strict=True):
         if not fits(value):
             raise WireError(f"{message_type.__name__}.{name}: unexpected {type(value).__name__}")
-    return cast(Message, message_type(stamp_ns, seq, *values))
+    return message_type(stamp_ns, seq, *values)
 
 
 def _pack_array(value: object) -> msgpack.ExtType:
