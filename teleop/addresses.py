@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING
 
 from teleop import topics
-from teleop.errors import UnknownNameError
+from teleop.errors import BusError, UnknownNameError
 
 if TYPE_CHECKING:
     from teleop.rig import Rig
 
-FIXED_NODES = ("commander", "recorder", "emulator", "session")
-"""Nodes that are not devices: who moves the arms, who writes, the emulated rig, the operator."""
+FIXED_NODES = ("commander", "policy", "recorder", "emulator", "session")
+"""Nodes that are not devices: who moves the arms, who plans for them, who writes, the emulated
+rig, the operator."""
 
 
 def topics_of(rig: Rig) -> tuple[str, ...]:
@@ -67,3 +70,20 @@ def address_of(rig: Rig, topic: str) -> str:
     if topic not in names:
         raise UnknownNameError("topic", topic, names)
     return f"tcp://{rig.network.host}:{rig.network.base_port + names.index(topic)}"
+
+
+def free_base_port(count: int, host: str = "127.0.0.1") -> int:
+    """The first of ``count`` consecutive TCP ports that are free now, from 20000.
+
+    Raises:
+        BusError: there is no such block.
+    """
+    for base in range(20_000, 60_000, count):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(base, base + count):
+                    stack.enter_context(socket.socket()).bind((host, port))
+            except OSError:
+                continue
+            return base
+    raise BusError(f"no {count} consecutive free TCP ports on {host}")

@@ -76,6 +76,10 @@ class NodeLoop:
         while not stop():
             self.turn()
 
+    def now_ns(self) -> int:
+        """The loop's clock."""
+        return self._clock.now_ns()
+
     def turn(self) -> None:
         """Wait for the next tick or input, and step once."""
         now_ns = self._clock.now_ns()

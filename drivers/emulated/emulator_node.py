@@ -1,0 +1,84 @@
+"""The emulated world as a node of the rig.
+
+In lockstep it reports on the runner's world. In the process runner it also keeps the world at
+real time and serves its devices: servo buses on pseudo-terminals, camera pictures by a process
+of their own.
+"""
+
+from __future__ import annotations
+
+from drivers.emulated.live_devices import LiveDevices
+from drivers.emulated.world import EmulatedWorld, build_world
+from teleop import messages as m
+from teleop import topics
+from teleop.clock import ns_from_s
+from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Sequencer
+from teleop.topics import Queue
+
+LIVE_PERIOD_S = 0.004
+"""Two physics steps: the joints that servos report are at most this old."""
+
+
+class EmulatorNode:
+    """Hears the session's phase, moves the world, says how the task stands.
+
+    Args:
+        world: The emulated rig.
+        devices: What serves the world to other processes; None in lockstep.
+        first_episode: Added to the session's episode number to choose the scene.
+    """
+
+    name = "emulator"
+
+    def __init__(
+        self, world: EmulatedWorld, devices: LiveDevices | None, first_episode: int
+    ) -> None:
+        self._world = world
+        self._devices = devices
+        self._first_episode = first_episode
+        self._seq = Sequencer()
+        self._next_task_ns = 0
+        self._task_period_ns = ns_from_s(1 / world.rig.rates.task_hz)
+        arm_period_s = 1 / world.rig.rates.arm_hz
+        self.plan = NodePlan(
+            period_ns=ns_from_s(LIVE_PERIOD_S if devices is not None else arm_period_s),
+            subscriptions={topics.SESSION_PHASE: Queue.ALL},
+            publications=(topics.TASK_STATE,),
+        )
+
+    def step(self, inputs: Inputs, now_ns: int) -> Outputs:
+        """Move the world to now and report the task."""
+        for phase in inputs.all(topics.SESSION_PHASE, m.SessionPhase):
+            self._world.set_phase(phase.phase, self._first_episode + phase.episode)
+        self._world.advance_to(now_ns)
+        if self._devices is not None:
+            self._devices.show(now_ns)
+        if now_ns < self._next_task_ns:
+            return []
+        self._next_task_ns = now_ns + self._task_period_ns
+        stage, last, success, poses = self._world.plant.task_state()
+        topic = topics.TASK_STATE
+        task = self._world.plant.task.name
+        state = m.TaskState(now_ns, self._seq.next(topic), task, stage, last, success, poses)
+        return [(topic, state)]
+
+    def health(self, now_ns: int) -> NodeHealth:
+        """``finished`` when the operator has done what it wanted."""
+        state = "finished" if self._world.operator_finished else "ok"
+        return NodeHealth(state=state, values={"slipped_s": self._world.slipped_s})
+
+    def close(self) -> None:
+        """Stop serving devices; the lockstep runner closes its own world."""
+        if self._devices is not None:
+            self._devices.close()
+            self._world.close()
+
+
+def build(name: str, context: NodeContext) -> EmulatorNode:
+    """The emulator over the runner's world in lockstep, else over a live one."""
+    first_episode = int(str(context.options.get("first_episode", 0)))
+    if context.world is not None:
+        assert isinstance(context.world, EmulatedWorld)
+        return EmulatorNode(context.world, None, first_episode)
+    world = build_world(context.rig, context.clock, context.options)
+    return EmulatorNode(world, LiveDevices(world), first_episode)

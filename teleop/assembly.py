@@ -1,0 +1,138 @@
+"""What nodes a job needs, named by string so that nothing is imported before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from teleop.errors import RigError, UnknownNameError
+from teleop.processes import NodeSpec
+from teleop.rig import Rig
+from teleop.session import AutoStop, SessionPlan
+
+JobKind = Literal["teleop", "record", "replay", "deploy"]
+
+COMMANDERS: Mapping[JobKind, str] = {
+    "teleop": "teleop.teleop_node:build",
+    "record": "teleop.teleop_node:build",
+    "replay": "recorder.replay_node:build",
+    "deploy": "policies.deploy_node:build",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of the rig."""
+
+    kind: JobKind
+    task: str
+    episodes: int | None = 1
+    """None: until the operator quits."""
+    out: Path | None = None
+    """Where episodes are recorded; None records nothing."""
+    seed: int = 0
+    first_episode: int = 0
+    """Emulated scenes are placed by (seed, first_episode + index)."""
+    operator_file: Path | None = None
+    """A recorded hand motion for the emulated operator to play."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """For the commander: the episode to replay, the checkpoint to deploy."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to run; the task's own choice when None."""
+    max_seconds: float | None = None
+    lease: str = "tandem"
+
+
+def rig_for(rig: Rig, job: Job) -> Rig:
+    """The part of the rig that the job uses.
+
+    Replay and deployment run without leaders. Cameras are those of the task.
+
+    Raises:
+        UnknownNameError: no such task or camera.
+        RigError: the rig lacks what the job needs.
+    """
+    if job.task not in rig.tasks:
+        raise UnknownNameError("task", job.task, rig.tasks)
+    wanted = job.cameras if job.cameras is not None else rig.tasks[job.task].cameras
+    for camera in wanted or ():
+        if camera not in rig.cameras:
+            raise UnknownNameError("camera", camera, rig.cameras)
+    if not rig.followers:
+        raise RigError(rig.name, ["arms: there is no follower to move"])
+    if job.kind in ("teleop", "record") and not rig.leaders:
+        raise RigError(rig.name, ["arms: there is no leader to teleoperate with"])
+    parts: dict[str, Any] = {
+        "cameras": {n: c for n, c in rig.cameras.items() if wanted is None or n in wanted},
+        # Other tasks may name cameras that are left out here.
+        "tasks": {job.task: rig.tasks[job.task].model_dump() | {"cameras": None}},
+    }
+    if job.kind in ("replay", "deploy"):
+        parts["arms"] = {n: a.model_dump() | {"leader": None} for n, a in rig.followers.items()}
+    endpoints = rig.network.endpoints
+    if endpoints:
+        kept = {n: e for n, e in endpoints.items() if _survives(n, parts, rig)}
+        parts["network"] = rig.network.model_dump() | {"endpoints": kept}
+    return rig.replaced(**parts)
+
+
+def _survives(topic: str, parts: Mapping[str, Any], rig: Rig) -> bool:
+    kind, name = topic.split("/")[:2]
+    devices = {"arm": parts.get("arms", rig.arms), "camera": parts["cameras"]}
+    return kind not in devices or name in devices[kind]
+
+
+def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
+    """All nodes of a job except the session, in the order of data flow."""
+    specs = []
+    if rig.backend != "hardware":
+        options = {
+            "task": job.task,
+            "seed": job.seed,
+            "first_episode": job.first_episode,
+            "operator_file": str(job.operator_file) if job.operator_file else None,
+            "hands": job.kind in ("teleop", "record"),
+        }
+        specs.append(NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options))
+    arm = "drivers.arm_node:build"
+    specs += [NodeSpec(name, "drivers.camera_node:build", "input") for name in sorted(rig.cameras)]
+    specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.leaders)]
+    options = {"lease": job.lease, "task": job.task, **job.options}
+    if job.kind == "deploy":
+        specs.append(NodeSpec("policy", "policies.policy_node:build", "input", options))
+    specs.append(NodeSpec("commander", COMMANDERS[job.kind], "input", options))
+    specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.followers)]
+    if job.out is not None:
+        recording = {"out": str(job.out), "task": job.task, "job": job.kind, "seed": job.seed}
+        specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
+    return specs
+
+
+def session_plan_of(rig: Rig, job: Job, specs: list[NodeSpec], attended: bool) -> SessionPlan:
+    """How the session runs the job.
+
+    Args:
+        attended: A person is at the keyboard of a real rig. Otherwise (emulation) episodes
+            begin and end by themselves.
+    """
+    stop_when: set[AutoStop] = set()
+    if job.kind == "replay":
+        stop_when.add("commander")
+    elif not attended:
+        stop_when.add("operator" if job.kind in ("teleop", "record") else "success")
+    start: Literal["gripper", "key", "auto"] = "auto"
+    if job.kind in ("teleop", "record"):
+        start = rig.operator.start
+    elif attended:
+        start = "key"
+    return SessionPlan(
+        task=job.task,
+        episodes=job.episodes,
+        record=job.out is not None,
+        max_seconds=job.max_seconds or rig.tasks[job.task].max_seconds,
+        start=start,
+        stop_when=frozenset(stop_when),
+        must_live=[spec.name for spec in specs],
+    )

@@ -1,0 +1,426 @@
+"""The session: which episode, which phase, and what the operator wants.
+
+``SessionNode`` is the one place that starts and stops episodes and holds the emergency stop.
+Keys reach it as ``Action``; it never touches an arm itself.
+
+Phases of an episode: ``homing`` (the commander moves the arms to where the job starts),
+``ready`` (waiting for the operator), ``running``, ``stopping``. ``stopped`` is the latched
+emergency stop, left only by CLEAR and then CONFIRM, which moves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from teleop import messages as m
+from teleop import topics
+from teleop.clock import NS_PER_S, ns_from_s
+from teleop.errors import NodeFailedError, RecordingError
+from teleop.node import Inputs, NodeHealth, NodePlan, Outputs, Sequencer
+from teleop.rig import Rig
+from teleop.topics import Queue
+
+PERIOD_S = 0.02
+CONFIRM_WITHIN_S = 5.0
+RESEND_S = 0.5
+"""An event is said again until the recorder answers: PUB loses what is sent too early."""
+START_TIMEOUT_S = 20.0
+HOMING_TIMEOUT_S = 40.0
+"""Half a turn of every joint at the homing velocity takes 4 s; a blocked arm must not wait long."""
+SAVE_TIMEOUT_S = 120.0
+SETTLE_S = 0.3
+"""Shortest stay in homing and stopping: heartbeats of the phase before must have passed."""
+
+
+class Action(Enum):
+    """What the operator can ask for at any time."""
+
+    START = "start"
+    STOP = "stop"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    REDO = "redo"
+    QUIT = "quit"
+    EMERGENCY_STOP = "emergency_stop"
+    CLEAR_STOP = "clear_stop"
+    CONFIRM = "confirm"
+
+
+AutoStop = Literal["operator", "success", "commander"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """What this session is for."""
+
+    task: str
+    episodes: int | None
+    """None: go on until the operator quits."""
+    record: bool
+    max_seconds: float
+    start: Literal["gripper", "key", "auto"]
+    """``auto``: as soon as the commander is ready."""
+    stop_when: frozenset[AutoStop] = frozenset()
+    """End an episode when the scripted operator has finished, the emulated task has
+    succeeded, or the commander (a replay) has nothing more to do."""
+    must_live: Sequence[str] = ()
+    """Nodes whose heartbeat is needed before anything moves."""
+
+
+@dataclass(slots=True)
+class EpisodeResult:
+    """What became of one episode."""
+
+    index: int
+    outcome: str
+    seconds: float
+    stage: int = 0
+    """Best reward stage of the emulated task; 0 without one."""
+    max_stage: int = 0
+    path: str = ""
+    verdict: str = ""
+    reasons: list[str] = field(default_factory=list)
+    commander: str = ""
+    """The commander's last words, for example a replay's tracking error."""
+
+
+class SessionNode:
+    """Runs the episodes of one session."""
+
+    name = "session"
+
+    def __init__(self, rig: Rig, plan: SessionPlan) -> None:
+        self.results: list[EpisodeResult] = []
+        self.phase = "starting"
+        self.notice = ""
+        """What the operator should know now."""
+        self.finished = False
+        self.session_plan = plan
+        self._rig = rig
+        self._session = plan
+        self._actions: list[Action] = []
+        self._seq = Sequencer()
+        self._episode = 0
+        self._phase_since_ns: int | None = None
+        self._said_ns = 0
+        self._stop_reason = ""
+        self._clear_asked_ns: int | None = None
+        self._health: dict[str, m.Health] = {}
+        self._gripper: dict[str, float] = {}
+        self._task: m.TaskState | None = None
+        self._best_stage = 0
+        self._pending_event: m.EpisodeEvent | None = None
+        self._event_sent_ns = 0
+        self._unsaved: set[int] = set()
+        self._quit = False
+        self.plan = NodePlan(
+            period_ns=ns_from_s(PERIOD_S),
+            subscriptions={
+                **{topics.arm_state(arm): Queue.LATEST for arm in rig.leaders},
+                **{topics.node_health(node): Queue.LATEST for node in plan.must_live},
+                topics.RECORDER_EVENT: Queue.ALL,
+                topics.TASK_STATE: Queue.LATEST,
+            },
+            publications=(topics.SESSION_PHASE, topics.SESSION_EVENT, topics.SESSION_STOP),
+        )
+
+    # -- what the runner and the console use ------------------------------------------
+
+    def act(self, action: Action) -> None:
+        """Ask for something; it is done at the next step."""
+        self._actions.append(action)
+
+    @property
+    def episode(self) -> int:
+        """Index of the present episode."""
+        return self._episode
+
+    @property
+    def stop_engaged(self) -> bool:
+        """Whether the emergency stop is latched."""
+        return bool(self._stop_reason)
+
+    def seconds_in_phase(self, now_ns: int) -> float:
+        """Time since the present phase began."""
+        return (now_ns - (self._phase_since_ns or now_ns)) / NS_PER_S
+
+    def heard(self, node: str) -> m.Health | None:
+        """The last heartbeat of a node."""
+        return self._health.get(node)
+
+    # -- node interface ---------------------------------------------------------------
+
+    def step(self, inputs: Inputs, now_ns: int) -> Outputs:
+        """Take in what the rig says and move the session on.
+
+        Raises:
+            NodeFailedError: a node never came alive, or homing got nowhere.
+            RecordingError: the recorder refused to start and nobody is there to mend it.
+        """
+        if self._phase_since_ns is None:
+            self._phase_since_ns = now_ns
+        outputs: Outputs = []
+        before = (self.phase, self._episode)
+        self._listen(inputs)
+        for action in self._actions:
+            self._do(action, now_ns, outputs)
+        self._actions.clear()
+        getattr(self, f"_in_{self.phase}")(now_ns, outputs)
+        self._resend(now_ns, outputs)
+        changed = before != (self.phase, self._episode)
+        if changed or now_ns - self._said_ns >= NS_PER_S / self._rig.rates.phase_hz:
+            self._said_ns = now_ns
+            outputs += self._said(now_ns)
+        return outputs
+
+    def health(self, now_ns: int) -> NodeHealth:
+        """The phase, for other nodes' logs."""
+        return NodeHealth(not self.stop_engaged, self.phase, self.notice)
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    # -- inputs -----------------------------------------------------------------------
+
+    def _listen(self, inputs: Inputs) -> None:
+        for arm in self._rig.leaders:
+            state = inputs.latest(topics.arm_state(arm), m.ArmState)
+            if state is not None and state.gripper is not None:
+                self._gripper[arm] = state.gripper
+        for node in self._session.must_live:
+            health = inputs.latest(topics.node_health(node), m.Health)
+            if health is not None:
+                self._health[node] = health
+        task = inputs.latest(topics.TASK_STATE, m.TaskState)
+        if task is not None:
+            self._task = task
+            if self.phase == "running":
+                self._best_stage = max(self._best_stage, task.stage)
+        for event in inputs.all(topics.RECORDER_EVENT, m.EpisodeEvent):
+            self._on_recorder(event)
+
+    def _on_recorder(self, event: m.EpisodeEvent) -> None:
+        if self._pending_event is not None and event.episode == self._pending_event.episode:
+            answers = {
+                "start": ("started", "refused", "failed"),
+                "stop": ("stopped", "saved", "failed"),
+            }
+            if event.kind in answers.get(self._pending_event.kind, ()):
+                self._pending_event = None
+        if event.kind == "refused":
+            self.notice = f"recording refused: {event.detail}"
+            if self._session.start == "key":
+                self._enter("ready", event.stamp_ns)
+            else:
+                raise RecordingError(self.notice)
+        elif event.kind in ("saved", "failed"):
+            self._unsaved.discard(event.episode)
+            result = next((r for r in self.results if r.index == event.episode), None)
+            if event.kind == "failed":
+                raise RecordingError(f"episode {event.episode}: {event.detail}")
+            if result is not None:
+                saved = json.loads(event.detail)
+                result.path, result.verdict = saved["path"], saved["verdict"]
+                result.reasons = saved["reasons"]
+                self.notice = f"episode {event.episode} saved, {result.verdict}: {result.path}"
+
+    # -- operator ---------------------------------------------------------------------
+
+    def _do(self, action: Action, now_ns: int, outputs: Outputs) -> None:
+        match action:
+            case Action.EMERGENCY_STOP:
+                self._engage_stop("operator", now_ns, outputs)
+            case Action.CLEAR_STOP if self.stop_engaged:
+                self._clear_asked_ns = now_ns
+                self.notice = f"press {self._rig.operator.keys.confirm} to clear the emergency stop"
+            case Action.CONFIRM if self._may_clear(now_ns):
+                self._stop_reason = ""
+                self.notice = "emergency stop cleared; press start to go home"
+            case Action.START if self.phase == "stopped" and not self.stop_engaged:
+                self._enter("homing", now_ns)
+            case Action.START if self.phase == "ready":
+                self._begin(now_ns, outputs)
+            case Action.STOP | Action.SUCCESS | Action.FAILURE if self.phase == "running":
+                self._end(_OUTCOME[action], now_ns, outputs)
+            case Action.REDO:
+                self._redo(now_ns, outputs)
+            case Action.QUIT:
+                self._quit = True
+                if self.phase == "running":
+                    self._end("unknown", now_ns, outputs)
+                elif self.phase in ("homing", "ready", "starting", "stopped"):
+                    self._enter("done", now_ns)
+            case _:
+                pass
+
+    def _engage_stop(self, reason: str, now_ns: int, outputs: Outputs) -> None:
+        if self.phase == "running":
+            self._end("unknown", now_ns, outputs)
+        self._stop_reason = reason
+        self._clear_asked_ns = None
+        self.notice = f"EMERGENCY STOP; {self._rig.operator.keys.clear_stop} to clear"
+        self._enter("stopped", now_ns)
+
+    def _may_clear(self, now_ns: int) -> bool:
+        asked = self._clear_asked_ns
+        return asked is not None and now_ns - asked < ns_from_s(CONFIRM_WITHIN_S)
+
+    def _redo(self, now_ns: int, outputs: Outputs) -> None:
+        if self.phase == "running":
+            self._end("unknown", now_ns, outputs)
+        if self.results and self.phase in ("stopping", "homing", "ready"):
+            dropped = self.results.pop()
+            self._unsaved.discard(dropped.index)
+            self._pending_event = None
+            self.notice = f"episode {dropped.index} discarded"
+            outputs.append(self._event("discard", dropped.index, dropped.outcome, now_ns))
+            self._episode += 1
+            self._enter("homing", now_ns)
+
+    # -- phases -----------------------------------------------------------------------
+
+    def _in_starting(self, now_ns: int, outputs: Outputs) -> None:
+        silent = [node for node in self._session.must_live if node not in self._health]
+        if not silent:
+            self._enter("homing", now_ns)
+        elif self.seconds_in_phase(now_ns) > START_TIMEOUT_S:
+            raise NodeFailedError(f"no heartbeat from {', '.join(silent)}")
+
+    def _in_homing(self, now_ns: int, outputs: Outputs) -> None:
+        seconds = self.seconds_in_phase(now_ns)
+        commander = self._commander(now_ns)
+        if commander is not None and commander.state in ("home", "ready"):
+            self._enter("ready", now_ns)
+        elif seconds > HOMING_TIMEOUT_S:
+            detail = commander.detail if commander is not None else "no heartbeat"
+            raise NodeFailedError(
+                f"the arms did not reach their start pose in {seconds:.0f} s: {detail}"
+            )
+
+    def _in_ready(self, now_ns: int, outputs: Outputs) -> None:
+        commander = self._commander(now_ns)
+        if commander is None or commander.state != "ready":
+            return
+        start = self._session.start
+        closed = self._gripper and all(
+            opening < self._rig.operator.gripper_closed for opening in self._gripper.values()
+        )
+        if start == "auto" or (start == "gripper" and closed):
+            self._begin(now_ns, outputs)
+
+    def _in_running(self, now_ns: int, outputs: Outputs) -> None:
+        seconds = self.seconds_in_phase(now_ns)
+        commander = self._commander(now_ns)
+        emulator = self._health.get("emulator")
+        stop_when = self._session.stop_when
+        success = self._task is not None and self._task.success
+        if (
+            ("success" in stop_when and success)
+            or ("operator" in stop_when and emulator is not None and emulator.state == "finished")
+            or (
+                "commander" in stop_when and commander is not None and commander.state == "finished"
+            )
+            or seconds > self._session.max_seconds
+        ):
+            automatic = ("success" if success else "failure") if self._task else "unknown"
+            self._end(automatic if stop_when else "unknown", now_ns, outputs)
+
+    def _in_stopping(self, now_ns: int, outputs: Outputs) -> None:
+        if self.seconds_in_phase(now_ns) < SETTLE_S or self._pending_event is not None:
+            return
+        wanted = self._session.episodes
+        if self._quit or (wanted is not None and len(self.results) >= wanted):
+            self._enter("done", now_ns)
+        else:
+            self._episode += 1
+            self._enter("homing", now_ns)
+
+    def _in_stopped(self, now_ns: int, outputs: Outputs) -> None:
+        """Latched; only the operator leaves it."""
+
+    def _in_done(self, now_ns: int, outputs: Outputs) -> None:
+        if not self._unsaved:
+            self.finished = True
+        elif self.seconds_in_phase(now_ns) > SAVE_TIMEOUT_S:
+            raise RecordingError(
+                f"episode(s) {sorted(self._unsaved)} not saved after {SAVE_TIMEOUT_S:g} s; "
+                "run: tandem recover"
+            )
+
+    # -- steps between phases ---------------------------------------------------------
+
+    def _commander(self, now_ns: int) -> m.Health | None:
+        """The commander's heartbeat, once it is surely from the present phase."""
+        health = self._health.get("commander")
+        since = self._phase_since_ns or 0
+        fresh = health is not None and health.stamp_ns > since + ns_from_s(2 * PERIOD_S)
+        return health if fresh else None
+
+    def _begin(self, now_ns: int, outputs: Outputs) -> None:
+        self._best_stage = 0
+        self._task = None
+        if self._session.record:
+            outputs.append(self._event("start", self._episode, "unknown", now_ns))
+        self._enter("running", now_ns)
+
+    def _end(self, outcome: str, now_ns: int, outputs: Outputs) -> None:
+        commander = self._health.get("commander")
+        self.results.append(
+            EpisodeResult(
+                self._episode,
+                outcome,
+                self.seconds_in_phase(now_ns),
+                self._best_stage,
+                self._task.max_stage if self._task is not None else 0,
+                commander=commander.detail if commander is not None else "",
+            )
+        )
+        if self._session.record:
+            self._unsaved.add(self._episode)
+            outputs.append(self._event("stop", self._episode, outcome, now_ns))
+        self._enter("stopping", now_ns)
+
+    def _enter(self, phase: str, now_ns: int) -> None:
+        self.phase = phase
+        self._phase_since_ns = now_ns
+
+    # -- outputs ----------------------------------------------------------------------
+
+    def _event(
+        self, kind: str, episode: int, outcome: str, now_ns: int
+    ) -> tuple[str, m.EpisodeEvent]:
+        topic = topics.SESSION_EVENT
+        event = m.EpisodeEvent(
+            now_ns, self._seq.next(topic), kind, episode, self._session.task, outcome, ""
+        )
+        self._pending_event = event if kind in ("start", "stop") else None
+        self._event_sent_ns = now_ns
+        return topic, event
+
+    def _resend(self, now_ns: int, outputs: Outputs) -> None:
+        if self._pending_event is None or now_ns - self._event_sent_ns < ns_from_s(RESEND_S):
+            return
+        self._event_sent_ns = now_ns
+        outputs.append((topics.SESSION_EVENT, self._pending_event))
+
+    def _said(self, now_ns: int) -> Outputs:
+        phase, stop = topics.SESSION_PHASE, topics.SESSION_STOP
+        return [
+            (
+                phase,
+                m.SessionPhase(
+                    now_ns, self._seq.next(phase), self.phase, self._episode, self.notice
+                ),
+            ),
+            (
+                stop,
+                m.StopState(now_ns, self._seq.next(stop), self.stop_engaged, self._stop_reason),
+            ),
+        ]
+
+
+_OUTCOME = {Action.STOP: "unknown", Action.SUCCESS: "success", Action.FAILURE: "failure"}
