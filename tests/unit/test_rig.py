@@ -1,0 +1,155 @@
+"""The rig file: what is shipped is valid, and every fault is told, all at once, by its path."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from teleop.addresses import address_of, topics_of
+from teleop.errors import RigError, UnknownNameError
+from teleop.rig import Rig
+from teleop.rig_files import load_rig
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tree() -> dict:
+    """The shipped file as plain mappings."""
+    return yaml.safe_load((ROOT / "hardware.yaml").read_text())
+
+
+def load(tree: dict, folder: Path) -> Rig:
+    path = folder / "rig.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return load_rig(path)
+
+
+def faults(tree: dict, folder: Path) -> str:
+    with pytest.raises(RigError) as caught:
+        load(tree, folder)
+    return str(caught.value)
+
+
+def test_the_shipped_rig_is_a_four_arm_aloha() -> None:
+    """Two leaders, two followers, four cameras, real device paths."""
+    rig = load_rig(ROOT / "hardware.yaml")
+    assert len(rig.leaders) == len(rig.followers) == 2
+    assert len(rig.cameras) == 4
+    assert all(arm.port.startswith("/dev/") for arm in rig.arms.values())
+    assert [j.name for j in rig.arm_model("left_follower").joints] == [
+        "waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate",
+    ]  # fmt: skip
+
+
+def test_all_faults_are_told_together_with_their_paths(tree: dict, tmp_path: Path) -> None:
+    """A typo, a wrong type and a missing key come in one report."""
+    tree["arms"]["left_leader"]["bauds"] = 9600
+    tree["rates"]["arm_hz"] = "fast"
+    del tree["cameras"]["cam_high"]["fps"]
+    report = faults(tree, tmp_path)
+    assert "arms.left_leader.bauds: unknown key" in report.replace("dynamixel.", "")
+    assert "rates.arm_hz" in report
+    assert "'fast'" in report
+    assert "cam_high" in report
+    assert "fps: missing" in report
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("arms", "left_follower", "leader"), "nobody", "no leader arm 'nobody'"),
+        (("arms", "left_follower", "model"), "vx300", "no arm model 'vx300'"),
+        (("arms", "left_follower", "port"), "/dev/ttyDXL_leader_left", "both use"),
+        (("arms", "left_follower", "baud"), 123, "123 is not one of"),
+        (("arms", "right_follower", "leader"), "left_leader", "followed by two arms"),
+        (("arm_models", "vx300s", "start_rad"), [0, 0, 0], "3 values for 6 joints"),
+        (("arm_models", "vx300s", "start_rad"), [0, -3, 0, 0, 0, 0], "outside its limits"),
+        (("arm_models", "vx300s", "max_velocity_rad_s"), -1, "greater than 0"),
+        (("safety", "stale_command_s"), float("nan"), "finite number"),
+        (("tasks", "insertion", "cameras"), ["cam_top"], "no camera 'cam_top'"),
+        (("operator", "keys"), {"start": "q"}, "'q' is used for start, quit"),
+        (("network",), {"base_port": 65_000, "host": "127.0.0.1", "extra": 1}, "unknown key"),
+        (("schema_version",), 2, "schema_version"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    tree: dict, tmp_path: Path, path: tuple[str, ...], value: object, words: str
+) -> None:
+    """Each kind of fault says where it is and what was seen."""
+    part = tree
+    for key in path[:-1]:
+        part = part.setdefault(key, {})
+    part[path[-1]] = value
+    assert words in faults(tree, tmp_path)
+
+
+def test_joint_limits_must_be_ordered(tree: dict, tmp_path: Path) -> None:
+    """An impossible limit is refused, naming the joint."""
+    tree["arm_models"]["vx300s"]["joints"][2]["min_rad"] = 2.0
+    assert "elbow" in faults(tree, tmp_path)
+
+
+def test_servo_ids_must_be_unique_shadows_included(tree: dict, tmp_path: Path) -> None:
+    """A shadow with a used id is a fault."""
+    tree["arm_models"]["vx300s"]["joints"][1]["shadow_id"] = 4
+    assert "servo id 4 used twice" in faults(tree, tmp_path)
+
+
+def test_a_follower_needs_a_leader_of_equal_joints(tree: dict, tmp_path: Path) -> None:
+    """Six joints cannot follow five."""
+    model = tree["arm_models"]["wx250s"]
+    for key in ("joints", "start_rad", "sleep_rad"):
+        model[key] = model[key][:5]
+    assert "left_follower has 6 joints, its leader left_leader has 5" in faults(tree, tmp_path)
+
+
+def test_a_file_may_extend_another(tmp_path: Path) -> None:
+    """Mappings are merged, null removes, the rest is replaced."""
+    child = tmp_path / "demo.yaml"
+    child.write_text(
+        f"extends: {ROOT / 'hardware.yaml'}\n"
+        "rates: {arm_hz: 50}\n"
+        "tasks: {free: null, insertion: null, transfer_cube: {cameras: [cam_high]}}\n"
+        "cameras: {cam_low: null}\n"
+    )
+    rig = load_rig(child)
+    assert rig.rates.arm_hz == 50
+    assert set(rig.cameras) == {"cam_high", "cam_left_wrist", "cam_right_wrist"}
+    assert rig.tasks["transfer_cube"].cameras == ("cam_high",)
+    assert set(rig.tasks) == {"transfer_cube"}
+
+
+def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    """A circle ends in words, not in a stack overflow."""
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(RigError, match="circle"):
+        load_rig(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a list\n", "\x00\x01"])
+def test_what_is_not_a_rig_file_is_refused_in_words(tmp_path: Path, text: str) -> None:
+    """Broken YAML and wrong shapes give one RigError."""
+    path = tmp_path / "rig.yaml"
+    path.write_text(text)
+    with pytest.raises(RigError, match=r"rig\.yaml"):
+        load_rig(path)
+
+
+def test_a_missing_file_says_which_option_names_one(tmp_path: Path) -> None:
+    """The remedy is in the sentence."""
+    with pytest.raises(RigError, match="--hardware"):
+        load_rig(tmp_path / "none.yaml")
+
+
+def test_every_topic_has_an_address_of_its_own(aloha: Rig) -> None:
+    """No two topics share a port."""
+    addresses = [address_of(aloha, topic) for topic in topics_of(aloha)]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_an_unknown_topic_brings_the_nearest_name(aloha: Rig) -> None:
+    """A typo in a topic is answered with what was probably meant."""
+    with pytest.raises(UnknownNameError, match="arm/left_follower/state"):
+        address_of(aloha, "arm/left_folower/state")
