@@ -101,13 +101,14 @@ def _replay_options(command: argparse.ArgumentParser) -> None:
 
 
 def _deploy_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", type=Path, help="run folder of tandem train")
+    command.add_argument("policy", type=Path, help="run folder of tandem train")
     _job_options(command)
 
 
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", nargs="+", help="run folders, or: expert")
     _job_options(command)
+    command.set_defaults(seed=1000)
 
 
 def _recover_options(command: argparse.ArgumentParser) -> None:
@@ -165,14 +166,27 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
-    return _run_job(args, "deploy", options={"checkpoint": str(args.checkpoint.resolve())})
+    return _run_job(args, "deploy", options={"policy": str(args.policy.resolve())})
 
 
 def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
-    evaluate = importlib.import_module("policies.evaluate")
+    from teleop.runs import run_lockstep
+
+    evaluation = importlib.import_module("policies.evaluate")
     rig = _load_rig(args)
-    table: str = evaluate.evaluate_runs(args.runs, rig, _job(args, rig, "deploy"))
-    print(table)
+    scores = [
+        evaluation.evaluate(
+            subject,
+            lambda job: run_lockstep(rig, job, lambda result: _report(result, job.kind)),
+            args.task,
+            args.episodes or 20,
+            args.seed,
+            args.out.resolve() / Path(subject).name if args.out else None,
+            args.cameras,
+        )
+        for subject in args.runs
+    ]
+    print(evaluation.table(scores))
     return 0
 
 

@@ -200,7 +200,7 @@ class Commander(abc.ABC):
         source: ``ArmCommand.source``.
         lease: Identity of this run; turns are numbered onto it.
         goals: Start pose per arm to be homed; other arms get no command while homing.
-        wake: ``tick`` or ``input``, see ``NodePlan``.
+        extra_subscriptions: What the commander listens to beyond arms and session.
     """
 
     def __init__(
@@ -298,7 +298,8 @@ class Commander(abc.ABC):
         return NodeHealth(state=phase, detail=troubles)
 
     def close(self) -> None:
-        """Nothing to release; the arms hold once no command comes."""
+        """Say nothing more; the arms hold once no command comes."""
+        self._turn_open = False
 
     def holding(self, now_ns: int) -> Outputs:
         """Commands that keep every homed arm at its start pose."""

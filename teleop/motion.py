@@ -53,9 +53,7 @@ class Ramp:
         goal = np.asarray(goal_rad, dtype=np.float64)
         if start.shape != goal.shape or start.ndim != 1:
             raise SafetyError(f"ramp from a pose of shape {start.shape} to one of {goal.shape}")
-        if not (
-            np.isfinite(start).all() and np.isfinite(goal).all() and np.isfinite(gripper).all()
-        ):
+        if not np.isfinite(np.concatenate((start, goal, gripper))).all():
             raise SafetyError("ramp between poses that are not finite; read the arm again first")
         self._start, self._change = start, goal - start
         self._gripper_start, self._gripper_change = gripper[0], gripper[1] - gripper[0]

@@ -56,8 +56,8 @@ def run_lockstep(
 
         def ended() -> bool:
             nonlocal seen
-            while on_episode is not None and seen < len(session.results):
-                on_episode(session.results[seen])
+            while on_episode is not None and seen < len(session.closed_results):
+                on_episode(session.closed_results[seen])
                 seen += 1
             return session.finished
 

@@ -144,6 +144,11 @@ class SessionNode:
         """Whether the emergency stop is latched."""
         return bool(self._stop_reason)
 
+    @property
+    def closed_results(self) -> list[EpisodeResult]:
+        """Results of which nothing more will become known: saved, or not recorded."""
+        return [result for result in self.results if result.index not in self._unsaved]
+
     def seconds_in_phase(self, now_ns: int) -> float:
         """Time since the present phase began."""
         return (now_ns - (self._phase_since_ns or now_ns)) / NS_PER_S

@@ -56,7 +56,9 @@ def test_foreign_bytes_raise_a_wire_error_and_nothing_else(data: bytes) -> None:
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda e: type(e).__name__)
 @given(st.data())
-def test_a_damaged_message_is_refused_or_well_formed(message: m.Message, data: st.DataObject) -> None:
+def test_a_damaged_message_is_refused_or_well_formed(
+    message: m.Message, data: st.DataObject
+) -> None:
     """One changed byte gives a WireError or a message of a known type, never another error."""
     raw = bytearray(wire.encode(message))
     i = data.draw(st.integers(0, len(raw) - 1))

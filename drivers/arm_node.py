@@ -1,0 +1,343 @@
+"""The arm node: reads one arm, obeys one commander within the limits, tells what it let through.
+
+It is the last line before the servos. Whatever goes wrong, the arm slows down within its
+acceleration limit and holds: these arms have no brakes, so limp is not safe. The exception is
+a leader that a person is guiding; it stays limp when its commander goes silent.
+
+Modes (``ArmApplied.mode`` and the health's state):
+
+- ``limp``: leaders only, torque off, guided by hand;
+- ``hold``: nobody commands, or only the gripper is let go;
+- ``ramp``: a new commander's pose is approached at a capped speed;
+- ``follow``: commands are followed within the limits;
+- ``stopped``: emergency stop;
+- ``fault``: see ``drivers.arm_faults``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from drivers.arm_faults import ArmFaults
+from drivers.base import Arm, ArmReading
+from drivers.command_gate import CommandGate
+from drivers.registry import open_arm
+from teleop import topics
+from teleop.clock import Clock, ns_from_s
+from teleop.errors import DeviceError, DeviceLostError
+from teleop.limits import JointLimiter, Limited, Setpoint, limits_of
+from teleop.messages import (
+    LIMP,
+    POSITION,
+    ArmApplied,
+    ArmCommand,
+    ArmState,
+    StopState,
+)
+from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Sequencer
+from teleop.rig import Rig
+from teleop.topics import Queue
+
+log = logging.getLogger(__name__)
+
+ENGAGED_WITHIN_RAD = 0.02
+"""A ramp ends when every joint is this close to its command."""
+
+HEALTH_POLL_HZ = 20.0
+"""Rate of the slow round-robin read; nine servos come by in about half a second."""
+
+RETRY_S = 1.0
+"""Pause between attempts to open a lost arm again, or to switch torque that would not."""
+
+REFUSAL_SHOWN_S = 2.0
+"""How long a refusal stays in the health detail, so that a slow reader sees it."""
+
+HELD = (True, True)
+GUIDED = (False, False)
+GRIPPER_FREE = (True, False)
+
+
+class ArmNode:
+    """One arm of the rig.
+
+    Args:
+        name: The arm's name in the rig.
+        rig: The rig description.
+        arm: A connected arm.
+        clock: Stamps what was written; the device boundary is here.
+    """
+
+    def __init__(self, name: str, rig: Rig, arm: Arm, clock: Clock) -> None:
+        self.name = name
+        self._arm = arm
+        self._clock = clock
+        self._safety = rig.safety
+        self._leads = rig.arms[name].role == "leader"
+        limits = limits_of(rig.arm_model(name), rig.safety)
+        self._limiter = JointLimiter(limits)
+        self._gate = CommandGate(
+            limits.joint_names,
+            self._leads,
+            ns_from_s(rig.safety.stale_command_s),
+            rig.safety.engage_max_rad,
+        )
+        self._faults = ArmFaults(rig.safety)
+        self._seq = Sequencer()
+        self._period_ns = ns_from_s(1 / rig.rates.arm_hz)
+        self._poll_every = max(1, round(rig.rates.arm_hz / HEALTH_POLL_HZ))
+        self._state, self._command = topics.arm_state(name), topics.arm_command(name)
+        self._applied = topics.arm_applied(name)
+        self.plan = NodePlan(
+            period_ns=self._period_ns,
+            subscriptions={self._command: Queue.LATEST, topics.SESSION_STOP: Queue.LATEST},
+            publications=(self._state, self._applied),
+        )
+        self.mode = "hold"
+        self._reason = ""
+        self._torque: tuple[bool, bool] | None = None  # None: not known, to be set
+        self._wanted_torque = HELD
+        self._torque_retry_ns = 0
+        self._restart = False
+        self._ramping = False
+        self._ticks = 0
+        self._last_ns: int | None = None
+        self._stop = False
+        self._stop_heard_ns: int | None = None
+        self._retry_ns = 0
+        self._refusal, self._refused_ns = "", 0
+        self._limited_ticks = dict.fromkeys(Limited, 0)
+
+    def step(self, inputs: Inputs, now_ns: int) -> Outputs:
+        """Read, decide, write, tell."""
+        dt_s = (self._period_ns if self._last_ns is None else now_ns - self._last_ns) / 1e9
+        self._last_ns = now_ns
+        self._ticks += 1
+        # So long a pause may have tripped the servos' watchdog: they stopped on the way.
+        self._restart |= dt_s > 0.9 * self._safety.bus_watchdog_s
+        self._hear_stop(inputs)
+        if self._faults.lost and not self._reconnected(now_ns):
+            self._decide(inputs, now_ns, None)
+            return []
+        outputs: Outputs = []
+        if (reading := self._read()) is not None:
+            outputs.append((self._state, self._state_of(reading)))
+        if self._ticks % self._poll_every == 0:
+            self._poll()
+        self._decide(inputs, now_ns, reading)
+        if (applied := self._move(dt_s, now_ns, reading)) is not None:
+            outputs.append((self._applied, applied))
+        return outputs
+
+    def health(self, now_ns: int) -> NodeHealth:
+        """Mode, why it holds, what was refused, and the arm's temperatures and counters."""
+        shown = now_ns - self._refused_ns <= ns_from_s(REFUSAL_SHOWN_S)
+        counts = self._gate.counts
+        return NodeHealth(
+            ok=self.mode != "fault",
+            state=self.mode,
+            detail="; ".join(filter(None, (self._reason, self._refusal if shown else ""))),
+            values={
+                "failed_reads": float(self._faults.failures),
+                "refused_stale": float(counts.stale),
+                "refused_leases": float(counts.leases),
+                "refused_invalid": float(counts.invalid),
+                "refused_engagements": float(counts.engagements),
+                "refused_blocked": float(counts.blocked),
+                **{
+                    f"limited_{str(flag.name).lower()}_ticks": float(ticks)
+                    for flag, ticks in self._limited_ticks.items()
+                },
+                **self._faults.values,
+            },
+        )
+
+    def close(self) -> None:
+        """Leave the arm as it is: a held arm holds on, a guided one stays limp."""
+        self._arm.close()
+
+    # -- reading ----------------------------------------------------------------------
+
+    def _hear_stop(self, inputs: Inputs) -> None:
+        for received in inputs.received(topics.SESSION_STOP):
+            if isinstance(received.message, StopState):
+                if self._stop and not received.message.engaged and self._faults.present():
+                    self._torque = None  # The operator has looked: try to hold again.
+                self._stop = received.message.engaged
+                self._stop_heard_ns = received.arrival_ns
+
+    def _session_silent(self, now_ns: int) -> bool:
+        heard_ns = self._stop_heard_ns
+        return heard_ns is None or now_ns - heard_ns > ns_from_s(self._safety.stop_silence_s)
+
+    def _read(self) -> ArmReading | None:
+        try:
+            reading = self._arm.read()
+        except DeviceError as error:
+            self._failed(error)
+            return None
+        self._faults.bus_answered()
+        return reading
+
+    def _poll(self) -> None:
+        try:
+            self._faults.take(self._arm.poll_health())
+        except DeviceError as error:
+            self._failed(error)
+
+    def _failed(self, error: DeviceError) -> None:
+        """Note a failed access of the bus; the same words once, not every tick."""
+        if self._faults.bus_failed(error):
+            log.warning("%s: %s", self.name, error)
+        if isinstance(error, DeviceLostError):
+            self._torque = None
+
+    def _reconnected(self, now_ns: int) -> bool:
+        """Try, at a bounded rate, to open a lost arm again; it comes back holding."""
+        if now_ns < self._retry_ns:
+            return False
+        self._retry_ns = now_ns + ns_from_s(RETRY_S)
+        try:
+            self._arm.connect()
+        except DeviceError as error:
+            self._faults.still_lost(error)
+            return False
+        log.warning("%s: connected again", self.name)
+        self._faults.found_again()
+        self._torque, self._wanted_torque = None, HELD
+        return True
+
+    # -- deciding ---------------------------------------------------------------------
+
+    def _decide(self, inputs: Inputs, now_ns: int, reading: ArmReading | None) -> None:
+        """Choose the mode: a block first, then the command in force."""
+        was, self._reason = self.mode, ""
+        fault = self._faults.present()
+        if fault is not None:
+            self.mode, self._reason = "fault", fault.reason
+            self._gate.block(fault.reason, fault.final)
+        elif self._stop:
+            self.mode, self._reason = "stopped", "emergency stop"
+            self._wanted_torque = HELD
+            self._gate.block("emergency stop engaged", final=True)
+        elif self._session_silent(now_ns):
+            self._reason = "session silent"
+            self._gate.block("session silent", final=False)
+        else:
+            self._gate.unblock()
+        self._take_commands(inputs, now_ns, reading)
+        if fault is None and not self._stop:
+            self._obey()
+        if was == "fault" and self.mode != "fault":
+            self._torque = None  # Set it again: the servos may have been without power.
+        if was != self.mode:
+            log.info("%s: %s -> %s %s", self.name, was, self.mode, self._reason)
+
+    def _take_commands(self, inputs: Inputs, now_ns: int, reading: ArmReading | None) -> None:
+        for received in inputs.received(self._command):
+            if not isinstance(received.message, ArmCommand):
+                continue
+            measured = None if reading is None else reading.position_rad
+            was_engaged = self._gate.engaged
+            self._gate.offer(received.message, received.arrival_ns, now_ns, measured)
+            if self._gate.engaged and not was_engaged:
+                self._ramping = True
+            if self._gate.refusal:
+                self._refusal, self._refused_ns = self._gate.refusal, now_ns
+        if self._gate.expire(now_ns):
+            self._refusal, self._refused_ns = "commander went silent", now_ns
+
+    def _obey(self) -> None:
+        command = self._gate.command
+        if command is None:
+            self.mode = "limp" if self._wanted_torque == GUIDED else "hold"
+        elif command.mode == POSITION:
+            self._wanted_torque = HELD
+            self.mode = "ramp" if self._ramping else "follow"
+        else:
+            self._wanted_torque = GUIDED if command.mode == LIMP else GRIPPER_FREE
+            self.mode = "limp" if command.mode == LIMP else "hold"
+
+    # -- writing ----------------------------------------------------------------------
+
+    def _move(self, dt_s: float, now_ns: int, reading: ArmReading | None) -> ArmApplied | None:
+        """Write this tick's setpoint; None when the arm is limp or did not take it."""
+        if not self._torque_is_set(now_ns, reading) or self._wanted_torque == GUIDED:
+            return None
+        if self._restart and reading is not None:
+            self._limiter.reset(reading.position_rad, reading.gripper)
+            self._restart = False
+        command = self._gate.command if self.mode in ("ramp", "follow") else None
+        setpoint = self._shaped(command, dt_s)
+        free = self._wanted_torque == GRIPPER_FREE
+        try:
+            self._arm.write(setpoint.position_rad, None if free else setpoint.gripper)
+        except DeviceError as error:
+            self._failed(error)
+            return None
+        for flag in setpoint.limited:
+            self._limited_ticks[flag] += 1
+        gripper = reading.gripper if free and reading is not None else setpoint.gripper
+        return ArmApplied(
+            stamp_ns=self._clock.now_ns(),
+            seq=self._seq.next(self._applied),
+            position_rad=setpoint.position_rad,
+            gripper=np.nan if gripper is None else gripper,
+            command_seq=-1 if command is None else command.seq,
+            origin_ns=0 if command is None else command.origin_ns,
+            mode=self.mode,
+            limited=int(setpoint.limited),
+        )
+
+    def _shaped(self, command: ArmCommand | None, dt_s: float) -> Setpoint:
+        if command is None:
+            return self._limiter.hold(dt_s)
+        cap = self._safety.engage_velocity_rad_s if self._ramping else np.inf
+        setpoint = self._limiter.limit(command.position_rad, command.gripper, dt_s, cap)
+        if self._ramping:
+            # A command beyond the range counts as reached at the range's end.
+            limits = self._limiter.limits
+            reachable = np.clip(command.position_rad, limits.min_rad, limits.max_rad)
+            off = np.abs(setpoint.position_rad - reachable).max()
+            self._ramping = bool(off > ENGAGED_WITHIN_RAD)
+        return setpoint
+
+    def _torque_is_set(self, now_ns: int, reading: ArmReading | None) -> bool:
+        """Switch torque where it is not as wanted; begins from where the arm is measured."""
+        if self._torque == self._wanted_torque:
+            return True
+        if reading is None or now_ns < self._torque_retry_ns:
+            return False
+        try:
+            self._arm.set_torque(*self._wanted_torque)
+        except DeviceError as error:
+            self._failed(error)
+            self._torque_retry_ns = now_ns + ns_from_s(RETRY_S)
+            return False
+        self._limiter.reset(reading.position_rad, reading.gripper)
+        self._torque = self._wanted_torque
+        return True
+
+    def _state_of(self, reading: ArmReading) -> ArmState:
+        return ArmState(
+            stamp_ns=reading.stamp_ns,
+            seq=self._seq.next(self._state),
+            position_rad=reading.position_rad,
+            velocity_rad_s=reading.velocity_rad_s,
+            effort=reading.effort,
+            gripper=reading.gripper,
+            gripper_velocity=reading.gripper_velocity,
+            gripper_effort=reading.gripper_effort,
+        )
+
+
+def build(name: str, context: NodeContext) -> ArmNode:
+    """Open the arm and make its node.
+
+    Raises:
+        DeviceError: the arm does not pass its start-up checks.
+    """
+    arm = open_arm(name, context.rig, context.clock, context.world)
+    arm.connect()
+    return ArmNode(name, context.rig, arm, context.clock)

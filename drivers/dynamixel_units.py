@@ -1,0 +1,97 @@
+"""What an arm's registers mean: ticks and servo units on one side, SI units on the other."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivers import dynamixel_table as table
+from drivers.base import ArmReading
+from drivers.dynamixel_codec import RecordArray
+from drivers.dynamixel_table import ServoModel
+from teleop import rig
+from teleop.errors import SafetyError
+from teleop.messages import FloatArray
+
+MOTION = (table.PRESENT_CURRENT, table.PRESENT_VELOCITY, table.PRESENT_POSITION)
+"""One block of 10 bytes, 126 ... 135."""
+
+
+class ArmUnits:
+    """Converts for one arm; the order is its joints, then the gripper.
+
+    Args:
+        name: The arm's name, for messages.
+        arm: Its description; its own gripper calibration comes before the model's.
+        model: The description of its kind.
+    """
+
+    def __init__(self, name: str, arm: rig.DynamixelArm, model: rig.DynamixelArmModel) -> None:
+        self._name = name
+        self._count = len(model.joints)
+        self._has_gripper = model.gripper is not None
+        self.gripper_range_rad = (0.0, 0.0)
+        """Servo angle closed and open."""
+        ranges = [(joint.min_rad, joint.max_rad) for joint in model.joints]
+        if model.gripper is not None:
+            closed, opened = arm.gripper_closed_rad, arm.gripper_open_rad
+            self.gripper_range_rad = (
+                model.gripper.closed_rad if closed is None else closed,
+                model.gripper.open_rad if opened is None else opened,
+            )
+            ranges.append((min(self.gripper_range_rad), max(self.gripper_range_rad)))
+        self._closed_rad = self.gripper_range_rad[0]
+        self._stroke_rad = self.gripper_range_rad[1] - self._closed_rad
+        limits = [tick_range(low, high) for low, high in ranges]
+        self._low, self._high = np.array(limits, np.float64).T
+        self._ampere = np.full(len(ranges), np.nan)
+
+    def learn(self, models: list[ServoModel]) -> None:
+        """Take the current unit of each servo; NaN where it has no sensor."""
+        units = [model.current_unit_a for model in models]
+        self._ampere = np.array([np.nan if unit is None else unit for unit in units])
+
+    def goal_ticks(self, position_rad: FloatArray, gripper: float | None) -> NDArray[np.int32]:
+        """Goals of the joints, and of the gripper's opening unless None, within the limits.
+
+        Raises:
+            SafetyError: a goal is not a finite number, or their count is wrong.
+        """
+        n = self._count
+        if len(position_rad) != n:
+            raise SafetyError(f"{self._name}: {len(position_rad)} joint goals for {n} joints")
+        goal = np.empty(n if gripper is None else n + 1)
+        goal[:n] = position_rad
+        if gripper is not None:
+            goal[n] = self._closed_rad + gripper * self._stroke_rad
+        if not np.isfinite(goal).all():
+            raise SafetyError(f"{self._name}: a goal is not a finite number: {goal.tolist()}")
+        return self.within_limits(np.rint(goal * (1 / table.RAD_PER_TICK)) + table.TICK_ZERO)
+
+    def within_limits(self, ticks: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Positions, each moved to its limit where it is beyond."""
+        n = len(ticks)
+        held = np.minimum(np.maximum(ticks, self._low[:n]), self._high[:n])
+        return held.astype(np.int32)
+
+    def reading(self, records: RecordArray, stamp_ns: int) -> ArmReading:
+        """A reading from the records of a ``MOTION`` block."""
+        angle = (records[table.PRESENT_POSITION.name] - table.TICK_ZERO) * table.RAD_PER_TICK
+        rate = records[table.PRESENT_VELOCITY.name] * table.RAD_S_PER_UNIT
+        effort = records[table.PRESENT_CURRENT.name] * self._ampere
+        if not self._has_gripper:
+            return ArmReading(stamp_ns, angle, rate, effort, None, None, None)
+        n = self._count
+        return ArmReading(
+            stamp_ns,
+            *(angle[:n], rate[:n], effort[:n]),
+            gripper=float((angle[n] - self._closed_rad) / self._stroke_rad),
+            gripper_velocity=float(rate[n] / self._stroke_rad),
+            gripper_effort=float(effort[n]),
+        )
+
+
+def tick_range(min_rad: float, max_rad: float) -> tuple[int, int]:
+    """Position limits in ticks, within the one turn that position mode has."""
+    low, high = table.tick_from_rad(min_rad), table.tick_from_rad(max_rad)
+    return max(0, low), min(table.TICKS_PER_TURN - 1, high)

@@ -1,0 +1,68 @@
+"""What serves the emulated world to other processes: pseudo-terminals and camera URLs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from drivers.emulated.camera_process import CameraJob, CameraProcess
+from drivers.emulated.pty_bus import PtyBus
+from drivers.emulated.world import EmulatedWorld
+from teleop.clock import MonotonicClock, Ticker, ns_from_s
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_HZ = 120.0
+"""Poses per second for the cameras: well above any of their frame rates."""
+
+
+class LiveDevices:
+    """The world's servo buses on pseudo-terminals, and its cameras in a process of their own.
+
+    Raises:
+        DeviceError: a port cannot be made, or the camera process does not start.
+    """
+
+    def __init__(self, world: EmulatedWorld) -> None:
+        self._world = world
+        now_ns = MonotonicClock().now_ns()
+        self._snapshot_ticker = Ticker(ns_from_s(1 / SNAPSHOT_HZ), now_ns)
+        self.buses: dict[str, PtyBus] = {}
+        self.cameras: CameraProcess | None = None
+        try:
+            for name, chain in world.chains.items():
+                port = Path(world.rig.arms[name].port)
+                self.buses[name] = PtyBus(chain, port, world.lock)
+                self.buses[name].start()
+            if world.rig.cameras:
+                self.cameras = self._start_cameras(now_ns)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_cameras(self, now_ns: int) -> CameraProcess:
+        cameras = self._world.rig.cameras
+        first = next(iter(cameras.values()))
+        job = CameraJob(
+            arms=self._world.plant.arms,
+            task=self._world.plant.task.name,
+            cameras=cameras,
+            port=urlsplit(str(first.source)).port or 0,
+        )
+        process = CameraProcess(job, self._world.plant.snapshot(), now_ns)
+        log.info("emulated cameras rendered by %s", process.backend)
+        return process
+
+    def show(self, now_ns: int) -> None:
+        """Hand the plant's pose to the cameras when it is time."""
+        if self.cameras is not None and self._snapshot_ticker.due(now_ns):
+            self._snapshot_ticker.advance(now_ns)
+            self.cameras.show(now_ns, self._world.plant.snapshot())
+
+    def close(self) -> None:
+        """Stop serving."""
+        for bus in self.buses.values():
+            bus.stop()
+        if self.cameras is not None:
+            self.cameras.close()

@@ -1,0 +1,136 @@
+"""One emulated servo: its registers, where it sits on a joint, and whether it listens."""
+
+from __future__ import annotations
+
+import struct
+
+from drivers import dynamixel_table as dt
+from drivers.emulated import servo_registers as sr
+from drivers.emulated.servo_bank import Drive, ServoBank
+from drivers.emulated.servo_registers import ServoRegisters
+
+REBOOT_NS = 300_000_000
+"""How long a servo is deaf after a reboot: an assumption, within the 1 s that Interbotix waits."""
+_MEASURED = struct.Struct("<hii")
+_PWM_FULL = 885
+_FAR_RAD = 1e6
+_INT16 = 32767
+
+
+class Servo:
+    """A servo on one axis of the bank.
+
+    Args:
+        registers: its memory, already configured.
+        axis: index in the bank.
+        reverse: how it is mounted: True when its own positive direction is the joint's negative,
+            so that its drive mode must be "reverse" for it to report the joint's angle.
+        joint_servos: how many servos drive this joint.
+    """
+
+    def __init__(
+        self, registers: ServoRegisters, axis: int, reverse: bool, joint_servos: int
+    ) -> None:
+        self.registers = registers
+        self.axis = axis
+        self.reverse = reverse
+        self.joint_servos = joint_servos
+        self.deaf_until_ns = 0
+        self.goal_given = False
+        """Whether a goal was written since power-up or the last mode change."""
+
+    @property
+    def servo_id(self) -> int:
+        return self.registers.table[7]
+
+    @property
+    def follows(self) -> int:
+        """Id whose RAM writes this servo mirrors; 255 for none."""
+        return self.registers.table[12]
+
+    @property
+    def sign(self) -> int:
+        """Direction in which it reports and moves, against the joint's."""
+        return 1 if bool(self.registers.table[10] & dt.DRIVE_REVERSE) == self.reverse else -1
+
+    @property
+    def watched(self) -> bool:
+        """Whether silence on the bus will stop it."""
+        return self.registers.torque_on and 0 < self.registers.table[98] < dt.WATCHDOG_TRIPPED
+
+    def restart(self, now_ns: int) -> None:
+        """Reboot or brown-out: volatile memory lost, torque off, deaf for a while."""
+        self.registers.reset_ram()
+        self.deaf_until_ns = now_ns + REBOOT_NS
+        self.goal_given = False
+
+    def measure(self, bank: ServoBank) -> None:
+        """Bring the present-value registers up to date."""
+        registers, axis, sign = self.registers, self.axis, self.sign
+        table = registers.table
+        unit_a = dt.SERVO_MODELS[registers.model].current_unit_a
+        if unit_a is None:
+            effort = round(sign * bank.load(axis) * 1000)  # present load, 0.1 %
+        else:
+            effort = round(sign * bank.current_a(axis) / unit_a)
+        velocity = round(sign * bank.velocity_rad_s(axis) / dt.RAD_S_PER_UNIT)
+        position = self._tick(bank.angle_rad.item(axis))
+        _MEASURED.pack_into(table, 126, min(max(effort, -_INT16), _INT16), velocity, position)
+        table[sr.MOVING] = abs(velocity) > registers.get(24)
+        registers.set(136, round(sign * bank.set_rad_s.item(axis) / dt.RAD_S_PER_UNIT))
+        registers.set(140, self._tick(bank.set_rad.item(axis)))
+        if not self.goal_given:
+            registers.set(116, position)
+
+    def _tick(self, angle_rad: float) -> int:
+        turned = round(self.sign * angle_rad / dt.RAD_PER_TICK)
+        return turned + dt.TICK_ZERO + self.registers.get(20)
+
+    def drive(self, power: float, bank: ServoBank) -> Drive:
+        """How the axis is driven when this servo's registers decide."""
+        registers = self.registers
+        mode = registers.get(11)
+        axis = bank.axes[self.axis]
+        pwm = registers.get(sr.GOAL_PWM) / _PWM_FULL
+        unit_a = dt.SERVO_MODELS[registers.model].current_unit_a or 0.0
+        goal_nm = registers.get(102) * unit_a * axis.kt_nm_a
+        if mode == sr.MODE_CURRENT:
+            push = self.sign * goal_nm
+            return Drive(position_gain=0.0, push_nm=push, braking=False, power=power)
+        if mode == sr.MODE_PWM:
+            push = self.sign * pwm * axis.voltage_nm
+            return Drive(position_gain=0.0, push_nm=push, power=power)
+        gain = registers.get(84) / registers.factory.position_p
+        drive = Drive(position_gain=gain, voltage_part=abs(pwm), power=power)
+        if mode == dt.MODE_CURRENT_BASED_POSITION:
+            return Drive(gain, voltage_part=abs(pwm), power=power, torque_limit_nm=abs(goal_nm))
+        return drive
+
+    def send_goal(self, bank: ServoBank) -> None:
+        """Hand profile and goal of a position or velocity mode to the bank."""
+        registers, axis = self.registers, self.axis
+        mode = registers.get(11)
+        if mode == sr.MODE_VELOCITY:
+            velocity = self.sign * registers.get(sr.GOAL_VELOCITY) * dt.RAD_S_PER_UNIT
+            if velocity == 0:
+                bank.hold(axis)
+                return
+            bank.profile(axis, abs(velocity), registers.get(108) * dt.RAD_S2_PER_UNIT)
+            bank.goal(axis, _FAR_RAD if velocity > 0 else -_FAR_RAD)
+        elif mode in sr.POSITION_MODES:
+            if self.goal_given:
+                ticks = registers.get(116) - registers.get(20) - dt.TICK_ZERO
+                bank.goal(axis, self.sign * ticks * dt.RAD_PER_TICK)
+            self._send_profile(bank)
+
+    def _send_profile(self, bank: ServoBank) -> None:
+        registers, axis = self.registers, self.axis
+        velocity, acceleration = registers.get(112), registers.get(108)
+        if not registers.table[10] & sr.TIME_PROFILE:
+            bank.profile(axis, velocity * dt.RAD_S_PER_UNIT, acceleration * dt.RAD_S2_PER_UNIT)
+            return
+        travel_s = velocity / 1e3  # both registers are milliseconds now
+        ramp_s = min(acceleration / 1e3, travel_s / 2)
+        way = abs(bank.goal_rad.item(axis) - bank.set_rad.item(axis))
+        speed = way / (travel_s - ramp_s) if travel_s else 0.0
+        bank.profile(axis, speed, speed / ramp_s if ramp_s else 0.0)

@@ -1,0 +1,363 @@
+"""ViperX and WidowX arms, and any other arm of Dynamixel X servos on one bus.
+
+One servo moves each joint, or two: the second, the shadow, mirrors the first by its
+Secondary ID, so that the control loop speaks to the first ("primary") only. Angles are as
+the servos report them, 0 rad at tick 2048; a servo mounted the other way round is reversed
+by its own drive mode, never here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from drivers import dynamixel_bus, dynamixel_setup
+from drivers import dynamixel_table as table
+from drivers.base import ArmReading, DeviceHealth
+from drivers.dynamixel_bus import DynamixelBus
+from drivers.dynamixel_codec import GroupReader, GroupWrite, RecordArray, alerts_in
+from drivers.dynamixel_health import HealthPoll
+from drivers.dynamixel_port import ServoPort
+from drivers.dynamixel_table import Register
+from drivers.dynamixel_units import MOTION, ArmUnits
+from teleop import rig
+from teleop.clock import ns_from_s
+from teleop.errors import DeviceError, DeviceLostError
+from teleop.messages import FloatArray
+
+log = logging.getLogger(__name__)
+
+SPARES = (0, 2, 3, 4)
+"""Bytes read before the block in the generations after a failure: present PWM (2 bytes),
+moving status, moving."""
+
+
+class DynamixelArm:
+    """One arm of Dynamixel servos.
+
+    Effort is motor current in ampere, of the primary servo alone where a joint has two;
+    NaN where the servo model has no current sensor.
+
+    Args:
+        name: The arm's name in the rig.
+        arm: Its description.
+        model: The description of its kind.
+        open_port: Makes a closed port; called at every ``connect``, because a port that
+            was lost cannot be used again.
+        watchdog_s: Silence on the bus after which a follower's servos stop by themselves.
+        sysfs: Where the kernel shows USB adapters.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arm: rig.DynamixelArm,
+        model: rig.DynamixelArmModel,
+        open_port: Callable[[], ServoPort],
+        watchdog_s: float,
+        sysfs: Path = Path("/sys"),
+    ) -> None:
+        self.name = name
+        self.joint_names = tuple(joint.name for joint in model.joints)
+        self.has_gripper = model.gripper is not None
+        self._arm = arm
+        self._model = model
+        self._open_port = open_port
+        self._sysfs = sysfs
+        self._count = len(model.joints)
+        self._ids = [joint.id for joint in model.joints]
+        self._shadow_of = {j.id: j.shadow_id for j in model.joints if j.shadow_id is not None}
+        if model.gripper is not None:
+            self._ids.append(model.gripper.id)
+        self._units = ArmUnits(name, arm, model)
+        self._watchdog_s = watchdog_s if arm.role == "follower" else 0.0
+        self._connected = False
+        self._armed = False
+        self._last_packet_ns = 0
+        self._alerts: list[int] = []
+        self._torqued = dict.fromkeys(self._ids, False)
+        self._counts = {"read_retries": 0.0, "read_failures": 0.0, "watchdog_trips": 0.0}
+
+    # Coming and going.
+
+    def connect(self) -> None:
+        """See ``drivers.base.Arm``. Servos found with torque on keep holding."""
+        self._release()
+        port = self._open_port()
+        dynamixel_bus.check_latency_timer(
+            self.name, port.port_name, self._arm.usb_latency_timer_ms, self._sysfs
+        )
+        servos = dynamixel_setup.servos_of(self._model)
+        self._bus = DynamixelBus(self.name, servos, port)
+        self._bus.open()
+        try:
+            self._bring_up(port)
+        except BaseException:
+            port.closePort()
+            raise
+        self._connected = True
+
+    def _bring_up(self, port: ServoPort) -> None:
+        bus, arm = self._bus, self._arm
+        self._models = dynamixel_bus.identify(bus)
+        bus.write_all(table.STATUS_RETURN_LEVEL, table.REPLY_TO_ALL)
+        self._check_firmware()
+        timeout_s = arm.read_timeout_s
+        self._reader = GroupReader(port, self._ids, MOTION, timeout_s, SPARES, arm.fast_sync_read)
+        self._torque = GroupReader(port, list(bus.servos), [table.TORQUE_ENABLE], timeout_s)
+        self._watchdog = GroupReader(port, self._ids, [table.BUS_WATCHDOG], timeout_s)
+        self._write_whole = GroupWrite(self._ids, table.GOAL_POSITION)
+        self._write_joints = GroupWrite(self._ids[: self._count], table.GOAL_POSITION)
+        self._poll = HealthPoll(bus.servos.values(), port, timeout_s)
+        self._units.learn([self._models[i] for i in self._ids])
+        self._find_torque()
+        if self._ask(self._watchdog)[table.BUS_WATCHDOG.name].any():
+            self._clear_watchdog()
+        gripper_range_rad = self._units.gripper_range_rad
+        dynamixel_setup.configure_eeprom(bus, self._model, gripper_range_rad, self._models)
+        for servo_id in self._ids:
+            dynamixel_setup.configure_ram(bus, self._model, self._models, servo_id)
+        self._last_packet_ns = port.clock.now_ns()
+
+    def _check_firmware(self) -> None:
+        if self._watchdog_s:
+            needed, why = table.FIRMWARE_WATCHDOG, "the bus watchdog of a follower"
+            dynamixel_bus.check_firmware(self._bus, self._ids, needed, why)
+        if self._arm.fast_sync_read:
+            needed, why = table.FIRMWARE_FAST_READ, "fast_sync_read"
+            dynamixel_bus.check_firmware(self._bus, self._ids, needed, why)
+
+    def close(self) -> None:
+        """See ``drivers.base.Arm``."""
+        if self._connected and self._bus.port.is_open:
+            try:
+                self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
+            except DeviceLostError as error:
+                log.warning("%s: closing: %s", self.name, error)
+        self._release()
+
+    def _release(self) -> None:
+        if self._connected:
+            self._connected = False
+            self._armed = False
+            self._bus.port.closePort()
+
+    # The control loop.
+
+    def read(self) -> ArmReading:
+        """See ``drivers.base.Arm``."""
+        self._watch_silence()
+        records = self._ask(self._reader)
+        stamp_ns = self._last_packet_ns = self._bus.port.clock.now_ns()
+        self._alerts = alerts_in(records, self._ids) if records["error"].any() else []
+        return self._units.reading(records, stamp_ns)
+
+    def write(self, position_rad: FloatArray, gripper: float | None) -> None:
+        """See ``drivers.base.Arm``. Goals beyond the joint limits go to the limit.
+
+        Raises:
+            SafetyError: a goal is not a finite number, or their count is wrong.
+            DeviceError: the bus watchdog had stopped the arm; it holds and may be commanded
+                again.
+            DeviceLostError: the port has gone.
+        """
+        self._watch_silence()
+        opening = gripper if self.has_gripper else None
+        ticks = self._units.goal_ticks(position_rad, opening)
+        packer = self._write_joints if opening is None else self._write_whole
+        self._bus.port.write_all(packer.pack(ticks))
+        self._last_packet_ns = self._bus.port.clock.now_ns()
+
+    def poll_health(self) -> DeviceHealth:
+        """See ``drivers.base.Arm``: one packet to one servo.
+
+        A tripped watchdog and torque that went by itself are told once; the arm then holds
+        again, or waits for ``set_torque``.
+        """
+        self._poll.step(self._alerts)
+        self._last_packet_ns = self._bus.port.clock.now_ns()
+        self._poll.values.update(self._counts)
+        self._poll.values["setup_retries"] = float(self._bus.retries)
+        self._poll.values["slow_replies"] = float(self._reader.slow_replies)
+        health = self._poll.health(self._expected_torque)
+        if self._poll.tripped:
+            self._recover_from_trip()
+        if self._poll.limp(self._expected_torque):
+            self._find_torque()
+        return health
+
+    # Torque.
+
+    def set_torque(self, joints: bool, gripper: bool) -> None:
+        """See ``drivers.base.Arm``. Settings that a reboot lost are written again.
+
+        Raises:
+            DeviceError: naming every servo that does not obey; the others have obeyed.
+            DeviceLostError: the port has gone.
+        """
+        wanted = dict.fromkeys(self._ids[: self._count], joints)
+        wanted.update(dict.fromkeys(self._ids[self._count :], gripper))
+        seen = self._find_torque()
+        off = [i for i in self._ids if not wanted[i] and any(seen[k] for k in self._pair(i))]
+        on = [i for i in self._ids if wanted[i] and not self._torqued[i]]
+        faults = self._switch(off, False)
+        if off or on:
+            self._send(off + on, table.BUS_WATCHDOG, [table.WATCHDOG_OFF] * len(off + on))
+        if on:
+            for servo_id in on:
+                dynamixel_setup.configure_ram(self._bus, self._model, self._models, servo_id)
+            self._hold(on)
+            faults += self._switch(on, True)
+        self._arm_watchdog()
+        if faults:
+            raise DeviceError("; ".join(faults))
+
+    def torque_off(self) -> list[str]:
+        """See ``drivers.base.Arm``: by broadcast first, then each servo, shadows too."""
+        if not self._connected:
+            return [f"{self.name}: not connected, so its torque could not be switched off"]
+        failures = []
+        try:
+            self._bus.write_all(table.TORQUE_ENABLE, 0)
+            self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
+        except DeviceError as error:
+            failures.append(str(error))
+        for servo_id in self._bus.servos:
+            if not self._bus.port.is_open:
+                break
+            try:
+                self._bus.write(servo_id, table.TORQUE_ENABLE, 0)
+            except DeviceError as error:
+                failures.append(str(error))
+        self._torqued = dict.fromkeys(self._ids, False)
+        self._poll.forget_torque()
+        self._armed = False
+        return failures
+
+    def reboot_failed(self) -> list[str]:
+        """Restart every servo that reports a hardware error; its joint goes limp.
+
+        Returns:
+            The servos restarted; call ``set_torque`` to have them hold again.
+
+        Raises:
+            DeviceError: a servo did not come back.
+        """
+        restarted = []
+        for servo_id, servo in self._bus.servos.items():
+            if self._bus.read(servo_id, table.HARDWARE_ERROR):
+                self._bus.reboot(servo_id)
+                self._poll.errors.pop(servo_id, None)
+                restarted.append(str(servo))
+        self._find_torque()
+        return restarted
+
+    # Details.
+
+    def _ask(self, reader: GroupReader) -> RecordArray:
+        """The records of all servos asked, in at most ``read_retries`` more attempts.
+
+        Raises:
+            DeviceError: naming the servos that gave no valid answer.
+            DeviceLostError: the port has gone.
+        """
+        attempts = 1 + self._arm.read_retries
+        for attempt in range(attempts):
+            reply = reader.read()
+            if not reply.missing:
+                return reply.records
+            self._counts["read_retries"] += attempt + 1 < attempts
+        self._counts["read_failures"] += 1
+        silent = [str(self._bus.servos[i]) for i in reply.missing]
+        who = "any servo" if len(silent) == len(reader.ids) else ", ".join(silent)
+        raise DeviceError(
+            f"{self.name}: no valid answer from {who} in {attempts} attempts; "
+            "check the arm's power and the cables at these joints"
+        )
+
+    def _find_torque(self) -> dict[int, bool]:
+        """Read which servos have torque; a joint has it when its shadow has it too."""
+        on = self._ask(self._torque)[table.TORQUE_ENABLE.name]
+        seen = {i: bool(t) for i, t in zip(self._bus.servos, on, strict=True)}
+        self._torqued = {i: all(seen[k] for k in self._pair(i)) for i in self._ids}
+        self._poll.forget_torque()
+        return seen
+
+    def _pair(self, servo_id: int) -> list[int]:
+        """A primary and its shadow, if it has one."""
+        return [servo_id, *([self._shadow_of[servo_id]] if servo_id in self._shadow_of else [])]
+
+    @property
+    def _expected_torque(self) -> dict[int, bool]:
+        return {k: on for i, on in self._torqued.items() for k in self._pair(i)}
+
+    def _switch(self, ids: Sequence[int], on: bool) -> list[str]:
+        """Switch each servo; returns the failures in words. Shadows follow by themselves."""
+        failures = []
+        for servo_id in ids:
+            try:
+                self._bus.write(servo_id, table.TORQUE_ENABLE, int(on))
+            except DeviceLostError:
+                raise
+            except DeviceError as error:
+                failures.append(str(error))
+            else:
+                self._torqued[servo_id] = on
+        self._poll.forget_torque()
+        return failures
+
+    def _hold(self, ids: Sequence[int]) -> None:
+        """Make the present position the goal of these servos."""
+        records = self._ask(self._reader)
+        present = records[table.PRESENT_POSITION.name].astype(np.float64)
+        ticks = dict(zip(self._ids, self._units.within_limits(present), strict=True))
+        self._send(ids, table.GOAL_POSITION, [int(ticks[i]) for i in ids])
+
+    def _send(self, ids: Sequence[int], register: Register, values: Sequence[int]) -> None:
+        self._bus.port.write_all(GroupWrite(ids, register).pack(values))
+
+    def _arm_watchdog(self) -> None:
+        """Servos whose torque is on stop by themselves when the bus falls silent."""
+        ids = [i for i in self._ids if self._torqued[i]]
+        self._armed = bool(ids) and self._watchdog_s > 0
+        if self._armed:
+            units = max(1, round(self._watchdog_s / table.WATCHDOG_UNIT_S))
+            self._send(ids, table.BUS_WATCHDOG, [units] * len(ids))
+        self._last_packet_ns = self._bus.port.clock.now_ns()
+
+    def _clear_watchdog(self) -> None:
+        """Disarm, and let servos that had stopped hold where they are, not run to an old goal."""
+        self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
+        self._armed = False
+        if holding := [i for i in self._ids if self._torqued[i]]:
+            self._hold(holding)
+
+    def _recover_from_trip(self) -> None:
+        self._clear_watchdog()
+        self._arm_watchdog()
+        self._poll.forget_torque()
+        self._counts["watchdog_trips"] += 1
+
+    def _watch_silence(self) -> None:
+        """After a silence long enough to trip the watchdog: see whether it has, and recover.
+
+        Raises:
+            DeviceError: it had tripped; the arm holds where it stopped, armed again.
+        """
+        if not self._armed:
+            return
+        silence_ns = self._bus.port.clock.now_ns() - self._last_packet_ns
+        if silence_ns < ns_from_s(self._watchdog_s) // 2:
+            return
+        self._last_packet_ns = self._bus.port.clock.now_ns()
+        state = self._ask(self._watchdog)[table.BUS_WATCHDOG.name]
+        if not (state == table.WATCHDOG_TRIPPED).any():
+            return
+        self._recover_from_trip()
+        raise DeviceError(
+            f"{self.name}: its bus watchdog stopped the servos after {silence_ns / 1e9:.2f} s "
+            "without a packet; the arm holds where it stopped"
+        )

@@ -1,0 +1,220 @@
+"""What a policy sees, what it promises, and what must hold before it may act.
+
+A policy is trained on rows of episodes and acts on a live rig. The contract travels in its
+checkpoint and says which rig, cameras and rates those rows came from, so that a mismatch
+is one sentence at start instead of a wrong motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recorder.rows import column_names
+from teleop.clock import NS_PER_S
+from teleop.errors import PolicyError, UnknownNameError
+from teleop.messages import ActionChunk, FloatArray
+from teleop.rig import Rig
+
+Image = NDArray[np.uint8]
+
+OBJECT_POSE = "object_pose"
+"""Extra input: poses of the task's objects, flattened (N*7,). Privileged: emulation only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What the policy may look at: per stream the newest sample that had arrived."""
+
+    stamp_ns: int
+    """The instant the observation stands for; row 0 of the chunk is meant for it."""
+    observation_id: int
+    qpos: FloatArray
+    """Shape (D,), in the order of the contract's ``joint_names``; rad, gripper opening 0..1."""
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """By camera: shape (H, W, 3), RGB, at the contract's training size."""
+    extra: Mapping[str, FloatArray] = field(default_factory=dict)
+    """By name: the contract's other inputs, each a vector."""
+
+
+class Policy(Protocol):
+    """Anything that turns an observation into a plan."""
+
+    @property
+    def contract(self) -> ObservationContract:
+        """What the policy needs to see and what its actions mean."""
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Plan from this instant on: row i is meant for ``stamp_ns + i * dt_ns``."""
+
+    def reset(self) -> None:
+        """Forget the past; called before every episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraView:
+    """One camera as the policy was trained on it."""
+
+    name: str
+    height: int
+    """Training resolution, pixels."""
+    width: int
+    source_height: int
+    """Resolution of the recorded frames, pixels."""
+    source_width: int
+    fps: float
+    settings: dict[str, float | None]
+    """Exposure, focus, white balance and gain of the recording; None is automatic."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraInput:
+    """A further input vector."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationContract:
+    """Names, order, units, rates and ranges of the data a policy was trained on."""
+
+    task: str
+    joint_names: tuple[str, ...]
+    """``left_follower/waist`` ... : columns of qpos and of actions, rad; grippers 0..1."""
+    cameras: tuple[CameraView, ...]
+    extras: tuple[ExtraInput, ...]
+    row_hz: float
+    """Rows of observation and of action per second."""
+    chunk_rows: int
+    qpos_low: tuple[float, ...]
+    """Smallest and largest value of each column in the training data."""
+    qpos_high: tuple[float, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    data_hash: str
+    """SHA-256 over the episode files, in the order of their names."""
+
+    @property
+    def dt_ns(self) -> int:
+        """Time from one action row to the next."""
+        return round(NS_PER_S / self.row_hz)
+
+    @property
+    def chunk_s(self) -> float:
+        """Length of a plan in seconds."""
+        return self.chunk_rows / self.row_hz
+
+    def clamp(self, action: FloatArray) -> FloatArray:
+        """The action within the range of the training data; shape (A,)."""
+        return np.clip(action, self.action_low, self.action_high)
+
+    def check_rig(self, rig: Rig) -> list[str]:
+        """Compare with a live rig.
+
+        Returns:
+            Differences that a policy can live with but an operator should know.
+
+        Raises:
+            UnknownNameError: the rig lacks a camera of the contract.
+            PolicyError: anything else that would make inputs or actions mean something else.
+        """
+        have = column_names(rig)
+        if have != self.joint_names:
+            raise PolicyError(
+                f"the policy was trained on other joints than the rig {rig.name!r} has: "
+                f"{_first_difference(self.joint_names, have)}; "
+                "deploy it on the rig of its training data"
+            )
+        if rig.rates.arm_hz < self.row_hz:
+            raise PolicyError(
+                f"the rig's arms run at {rig.rates.arm_hz:g} Hz, the policy's actions come at "
+                f"{self.row_hz:g} Hz; raise rates.arm_hz in hardware.yaml"
+            )
+        for extra in self.extras:
+            if extra.name == OBJECT_POSE and rig.backend == "hardware":
+                raise PolicyError(
+                    "the policy reads object poses, which only the emulated rig knows; "
+                    "run it with --emulate or train one on cameras"
+                )
+        return [warning for view in self.cameras for warning in _camera_warnings(view, rig)]
+
+    def check_start(self, qpos: FloatArray, margin: float = 0.1) -> list[str]:
+        """Joints that start outside the training range, in words.
+
+        Args:
+            qpos: Shape (D,), rad and gripper opening.
+            margin: How far outside is still accepted; rad, or opening for a gripper.
+        """
+        outside = (qpos < np.asarray(self.qpos_low) - margin) | (
+            qpos > np.asarray(self.qpos_high) + margin
+        )
+        return [
+            f"{self.joint_names[i]} is at {qpos[i]:.2f}, trained on "
+            f"{self.qpos_low[i]:.2f} to {self.qpos_high[i]:.2f}"
+            for i in np.flatnonzero(outside)
+        ]
+
+
+def chunk_of(
+    contract: ObservationContract, observation: Observation, actions: FloatArray, source: str
+) -> ActionChunk:
+    """A plan that begins at the observation's instant; shape of ``actions`` (H, A).
+
+    ``seq`` and ``chunk_id`` are the observation's number: one plan per observation.
+    """
+    return ActionChunk(
+        stamp_ns=observation.stamp_ns,
+        seq=observation.observation_id,
+        t0_ns=observation.stamp_ns,
+        dt_ns=contract.dt_ns,
+        actions=actions,
+        chunk_id=observation.observation_id,
+        observation_id=observation.observation_id,
+        source=source,
+    )
+
+
+def _camera_warnings(view: CameraView, rig: Rig) -> Iterator[str]:
+    camera = rig.cameras.get(view.name)
+    if camera is None:
+        raise UnknownNameError("camera of the policy", view.name, rig.cameras)
+    if camera.width * view.source_height != camera.height * view.source_width:
+        raise PolicyError(
+            f"camera {view.name} gives {camera.width}x{camera.height} pixels, the policy was "
+            f"trained on {view.source_width}x{view.source_height}: another shape of image; "
+            "set the recorded width and height in hardware.yaml"
+        )
+    if camera.width != view.source_width:
+        yield (
+            f"camera {view.name} runs at {camera.width}x{camera.height}, "
+            f"recorded at {view.source_width}x{view.source_height}"
+        )
+    if camera.fps < 0.9 * view.fps:
+        yield f"camera {view.name} runs at {camera.fps:g} fps, recorded at {view.fps:g}"
+    now = camera_settings(rig, view.name)
+    for name, recorded in view.settings.items():
+        if now.get(name) != recorded:
+            yield f"camera {view.name} has {name} {now.get(name)}, recorded with {recorded}"
+
+
+def camera_settings(rig: Rig, camera: str) -> dict[str, float | None]:
+    """The settings of a camera that change what an image looks like."""
+    device = rig.cameras[camera]
+    return {
+        "exposure": device.exposure,
+        "focus": device.focus,
+        "white_balance_k": device.white_balance_k,
+        "gain": device.gain,
+    }
+
+
+def _first_difference(trained: tuple[str, ...], live: tuple[str, ...]) -> str:
+    for column, (want, got) in enumerate(zip(trained, live, strict=False)):
+        if want != got:
+            return f"column {column} is {got!r} instead of {want!r}"
+    return f"{len(live)} columns instead of {len(trained)}"

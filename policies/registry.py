@@ -1,0 +1,34 @@
+"""The policy families by name. Adding one is one file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+from teleop.errors import MissingExtraError, UnknownNameError
+
+if TYPE_CHECKING:
+    from policies.family import Family
+
+FAMILIES: dict[str, str] = {
+    "bc": "policies.bc:BcNet",
+}
+"""Family name to ``module:class``; the class is a ``policies.family.Family``."""
+
+
+def load_family(name: str) -> type[Family]:
+    """The network class of a family; imports torch.
+
+    Raises:
+        UnknownNameError: no family has this name.
+        MissingExtraError: torch is not installed.
+    """
+    if name not in FAMILIES:
+        raise UnknownNameError("policy family", name, FAMILIES)
+    module, _, attribute = FAMILIES[name].partition(":")
+    try:
+        return cast("type[Family]", getattr(importlib.import_module(module), attribute))
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", "train", "a learned policy") from error

@@ -1,0 +1,82 @@
+"""Moving and still pictures of recorded rollouts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from policies.policy import Image
+from recorder.episode import Episode
+from teleop.errors import PolicyError
+
+CODECS = {".mp4": "mp4v", ".webm": "VP80"}
+"""By file ending, encoders that the headless wheel of OpenCV carries. ``.webm`` plays in
+browsers, ``.mp4`` in most players."""
+
+
+def frames_of(path: Path, camera: str, every: int = 1) -> Iterator[Image]:
+    """A camera's image at every ``every``-th row of an episode, (H, W, 3) RGB."""
+    with Episode(path) as episode:
+        for row in range(0, episode.length, every):
+            yield episode.image(camera, row)
+
+
+def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
+    """Write images of one size as a video; returns how many.
+
+    Raises:
+        PolicyError: unknown file ending, no frames, or an encoder that does not start.
+    """
+    if path.suffix not in CODECS:
+        raise PolicyError(f"{path}: no encoder for {path.suffix!r}; use {' or '.join(CODECS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*CODECS[path.suffix])
+    writer: cv2.VideoWriter | None = None
+    count = 0
+    for frame in frames:
+        if writer is None:
+            writer = cv2.VideoWriter(str(path), code, fps, (frame.shape[1], frame.shape[0]))
+            if not writer.isOpened():
+                raise PolicyError(f"{path}: this OpenCV cannot encode {CODECS[path.suffix]}")
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        count += 1
+    if writer is None:
+        raise PolicyError(f"{path}: there are no frames to write")
+    writer.release()
+    return count
+
+
+def side_by_side(rollouts: Sequence[Sequence[Image]], columns: int) -> Iterator[Image]:
+    """Several rollouts in one moving grid; a shorter one stays at its last image."""
+    for step in range(max(len(frames) for frames in rollouts)):
+        yield grid([frames[min(step, len(frames) - 1)] for frames in rollouts], columns)
+
+
+def grid(images: Sequence[Image], columns: int) -> Image:
+    """Images of one size in rows of ``columns``, empty places black."""
+    height, width = images[0].shape[:2]
+    rows = math.ceil(len(images) / columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * height, place % columns * width
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def write_contact_sheet(path: Path, frames: Sequence[Image], columns: int, count: int) -> None:
+    """Write ``count`` evenly spaced images of a rollout as one PNG.
+
+    Raises:
+        PolicyError: there are no frames, or the file cannot be written.
+    """
+    if not frames:
+        raise PolicyError(f"{path}: there are no frames to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    sheet = grid([frames[i] for i in chosen], columns)
+    if not cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise PolicyError(f"{path}: the picture could not be written")

@@ -1,0 +1,186 @@
+"""An episode for people: a summary in text, and one picture of everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recorder.episode import Episode, StreamView
+from recorder.schema import Flag
+from teleop import topics
+from teleop.errors import MissingExtraError
+
+SHEET_FRAMES = 6
+"""Images per camera in the contact sheet."""
+NS_PER_MS = 1e6
+
+
+def summary(path: Path | str) -> str:
+    """What an operator wants to know of an episode, as lines of text.
+
+    Raises:
+        EpisodeError: the file is not a readable episode.
+    """
+    with Episode(path) as episode:
+        return "\n".join([*_head(episode), "", *_stream_table(episode)])
+
+
+def _head(episode: Episode) -> Iterator[str]:
+    size_mb = episode.path.stat().st_size / 1e6
+    yield f"{episode.path}  {size_mb:.1f} MB"
+    yield f"task      {episode.task}: {episode.instruction}"
+    yield f"outcome   {episode.outcome}"
+    yield f"recorded  {episode.wall_start} on {episode.backend}"
+    yield f"length    {episode.seconds:.2f} s, {episode.length} rows at {episode.row_hz:g} Hz"
+    yield f"columns   {', '.join(episode.joint_names)}"
+    yield f"verdict   {episode.verdict.level}"
+    yield from (f"          - {reason}" for reason in episode.verdict.reasons)
+
+
+def _stream_table(episode: Episode) -> Iterator[str]:
+    yield (
+        f"{'stream':34} {'samples':>8} {'Hz':>7} {'of':>6} {'lost':>5} "
+        f"{'latency ms p50':>14} {'p99':>6} {'flagged rows':>13}"
+    )
+    for name in episode.streams:
+        view = episode.stream(name)
+        rate, nominal = episode.rates_hz.get(name), view.nominal_hz
+        latency = _latency_ms(view)
+        yield (
+            f"{name:34} {len(view):8d} {_number(rate):>7} {_number(nominal):>6} "
+            f"{episode.gaps.get(name, 0):5d} {_percentile(latency, 50):>14} "
+            f"{_percentile(latency, 99):>6} {_flagged(episode, name):>13}"
+        )
+
+
+def _latency_ms(view: StreamView) -> Any:
+    return (view.arrival_ns - view.stamp_ns) / NS_PER_MS
+
+
+def _number(value: float | None) -> str:
+    return "-" if not value else f"{value:.1f}"
+
+
+def _percentile(values: Any, percent: float) -> str:
+    return "-" if len(values) == 0 else f"{np.percentile(values, percent):.1f}"
+
+
+def _flagged(episode: Episode, name: str) -> str:
+    if not episode.on_rows(name) or len(episode.stream(name)) == 0:
+        return "-"
+    flags = episode.flags(name)
+    parts = [
+        f"{int(((flags & flag) != 0).sum())} {(flag.name or '').lower()}"
+        for flag in Flag
+        if ((flags & flag) != 0).any()
+    ]
+    return ", ".join(parts) or "0"
+
+
+def write_picture(path: Path | str, out: Path | str) -> Path:
+    """Draw contact sheet, joints against commands, latencies, and gaps into one image file.
+
+    Args:
+        path: The episode.
+        out: Image file, its kind by its suffix.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        EpisodeError: the file is not a readable episode.
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure_of = _matplotlib()
+    with Episode(path) as episode:
+        sheets = len(episode.cameras)
+        columns = max(1, -(-len(episode.joint_names) // 7))
+        figure = figure_of(figsize=(14, 1.8 * sheets + 15))
+        heights = [1.8 * max(sheets, 0.1), 9, 3, 2]
+        sheet, joints, latency, gaps = figure.subfigures(4, 1, height_ratios=heights)
+        figure.suptitle(f"{episode.path.name}  {episode.task}  verdict {episode.verdict.level}")
+        _draw_sheet(sheet, episode)
+        _draw_joints(joints, episode, columns)
+        _draw_latency(latency.subplots(), episode)
+        _draw_gaps(gaps.subplots(), episode)
+        figure.savefig(out, dpi=80)
+    return Path(out)
+
+
+def _matplotlib() -> Callable[..., Any]:
+    """Figure with its own canvas: no window system, no global state."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot", "the picture of an episode") from error
+
+    def figure_of(**options: Any) -> Any:
+        figure = Figure(layout="constrained", **options)
+        FigureCanvasAgg(figure)
+        return figure
+
+    return figure_of
+
+
+def _seconds(episode: Episode, stamp_ns: Any) -> Any:
+    return (stamp_ns - episode.start_ns) / 1e9
+
+
+def _draw_sheet(panel: Any, episode: Episode) -> None:
+    if not episode.cameras or episode.length == 0:
+        return
+    rows = np.unique(np.linspace(0, episode.length - 1, SHEET_FRAMES).astype(int))
+    axes = panel.subplots(len(episode.cameras), len(rows), squeeze=False)
+    for line, camera in zip(axes, episode.cameras, strict=True):
+        for axis, row in zip(line, rows, strict=True):
+            axis.set_axis_off()
+            if episode.index(f"camera/{camera}")[row] >= 0:
+                axis.imshow(episode.image(camera, int(row)))
+            at_s = _seconds(episode, episode.rows_stamp_ns[row])
+            axis.set_title(f"{camera}  {at_s:.1f} s", fontsize=7)
+
+
+def _draw_joints(panel: Any, episode: Episode, columns: int) -> None:
+    lines = -(-len(episode.joint_names) // columns)
+    if lines == 0:
+        return
+    axes = panel.subplots(lines, columns, squeeze=False, sharex=True)
+    time_s = _seconds(episode, episode.rows_stamp_ns)
+    for j, name in enumerate(episode.joint_names):
+        axis = axes[j % lines][j // lines]
+        axis.plot(time_s, episode.action[:, j], lw=0.8, label="command")
+        axis.plot(time_s, episode.qpos[:, j], lw=0.8, label="measured")
+        axis.set_ylabel(name.replace("/", "\n"), fontsize=6, rotation=0, ha="right")
+        axis.tick_params(labelsize=6)
+    axes[0][0].legend(fontsize=6, loc="upper right")
+
+
+def _draw_latency(axis: Any, episode: Episode) -> None:
+    for name in episode.streams:
+        view = episode.stream(name)
+        if name.split("/")[0] in ("arm", "camera") and len(view):
+            axis.plot(
+                _seconds(episode, view.arrival_ns), _latency_ms(view), lw=0.5, label=view.name
+            )
+    axis.set_ylabel("capture to recorder, ms", fontsize=7)
+    axis.tick_params(labelsize=6)
+    if axis.lines:
+        axis.legend(fontsize=5, ncols=2, loc="upper right")
+
+
+def _draw_gaps(axis: Any, episode: Episode) -> None:
+    """One line per stream of the rows, a mark at each flagged row."""
+    names = [name for name in episode.streams if episode.on_rows(name)]
+    names = [name for name in names if name != topics.POLICY_CHUNK]
+    time_s = _seconds(episode, episode.rows_stamp_ns)
+    for level, name in enumerate(names):
+        flagged = episode.flags(name) != 0
+        axis.plot(time_s[flagged], np.full(int(flagged.sum()), level), "|", ms=5, color="C3")
+    axis.set_yticks(range(len(names)), names, fontsize=6)
+    axis.set_ylim(-0.5, max(len(names) - 0.5, 0.5))
+    axis.set_xlabel("s   (marks: rows with a missing, stale, repeated, lost or frozen sample)")
+    axis.tick_params(labelsize=6)

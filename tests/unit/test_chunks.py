@@ -1,0 +1,206 @@
+"""Actions by time from overlapping, late, missing and faulty chunks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.chunks import ChunkScheduler
+from teleop.errors import UnknownNameError
+from teleop.messages import ActionChunk, FloatArray
+
+DT_NS = 20_000_000
+ROWS = 10
+
+
+def chunk(first_row: int, values: FloatArray | float, rows: int = ROWS) -> ActionChunk:
+    """A chunk of one joint that begins at row ``first_row`` of the common grid."""
+    actions = np.broadcast_to(np.asarray(values, float).reshape(-1, 1), (rows, 1)).copy()
+    t0_ns = first_row * DT_NS
+    return ActionChunk(t0_ns, 0, t0_ns, DT_NS, actions, first_row, first_row, "test")
+
+
+def scheduler(mode: str = "ensemble", decay: float = 0.01, blend_s: float = 0.0) -> ChunkScheduler:
+    made = ChunkScheduler(1, mode, decay, blend_s)
+    made.start(np.zeros(1), 0)
+    return made
+
+
+def test_the_action_of_a_row_is_due_at_its_time() -> None:
+    """At t0 + i dt exactly row i is returned."""
+    play = scheduler()
+    play.add(chunk(0, np.arange(ROWS)), 0)
+    due = [play.action_at(i * DT_NS) for i in range(ROWS)]
+    assert [float(a[0]) for a in due if a is not None] == pytest.approx(list(range(ROWS)))
+
+
+def test_between_rows_the_action_is_interpolated() -> None:
+    """A quarter of the way from row 3 to row 4 is 3.25; the last row lasts one row time."""
+    play = scheduler()
+    play.add(chunk(0, np.arange(ROWS)), 0)
+    quarter = play.action_at(3 * DT_NS + DT_NS // 4)
+    assert quarter is not None
+    assert quarter[0] == pytest.approx(3.25)
+    last = play.action_at(ROWS * DT_NS - 1)
+    assert last is not None
+    assert last[0] == pytest.approx(ROWS - 1)
+
+
+def test_a_chunk_that_has_run_out_gives_nothing() -> None:
+    """From t0 + rows * dt on there is no action, and the instant is counted as held."""
+    play = scheduler()
+    play.add(chunk(0, 1.0), 0)
+    assert play.action_at(ROWS * DT_NS) is None
+    assert play.counts.held == 1
+
+
+def test_a_late_chunk_begins_in_its_middle() -> None:
+    """Rows that were due before the chunk came are simply past."""
+    play = scheduler()
+    play.add(chunk(0, np.arange(ROWS)), 6 * DT_NS)
+    action = play.action_at(6 * DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(6.0)
+
+
+def test_a_chunk_that_is_wholly_past_is_counted_and_dropped() -> None:
+    """Nothing of it is ever played."""
+    play = scheduler()
+    assert not play.add(chunk(0, 1.0), ROWS * DT_NS)
+    assert play.counts.late == 1
+    assert play.action_at(ROWS * DT_NS) is None
+
+
+def test_a_positive_decay_favours_the_oldest_plan() -> None:
+    """Weights are exp(-m n) with n rows after the oldest: the sign convention of ACT."""
+    play = scheduler(decay=0.1)
+    play.add(chunk(0, 0.0), 0)
+    play.add(chunk(5, 1.0), 5 * DT_NS)
+    action = play.action_at(5 * DT_NS)
+    newer = np.exp(-0.1 * 5)
+    assert action is not None
+    assert action[0] == pytest.approx(newer / (1 + newer))
+
+
+def test_a_negative_decay_favours_the_newest_plan() -> None:
+    """The other sign, as some other projects use it."""
+    play = scheduler(decay=-1.0)
+    play.add(chunk(0, 0.0), 0)
+    play.add(chunk(5, 1.0), 5 * DT_NS)
+    action = play.action_at(5 * DT_NS)
+    assert action is not None
+    assert action[0] > 0.99
+
+
+def test_an_exact_zero_is_an_action_like_any_other() -> None:
+    """Zeros take part in the average; the reference code of ACT drops them by mistake."""
+    play = scheduler(decay=0.0)
+    play.add(chunk(0, 0.0), 0)
+    play.add(chunk(1, 1.0), DT_NS)
+    action = play.action_at(2 * DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(0.5)
+
+
+def test_the_newest_chunk_alone_counts_in_newest_mode() -> None:
+    """After the seam has faded, the older plan has no part."""
+    play = scheduler("newest", blend_s=0.04)
+    play.add(chunk(0, 0.0), 0)
+    play.action_at(0)
+    play.add(chunk(2, 1.0), 2 * DT_NS)
+    after = [play.action_at(row * DT_NS) for row in (2, 3, 4, 5)]
+    assert [float(a[0]) for a in after if a is not None] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+
+
+def test_a_seam_follows_the_replaced_plan_while_it_fades() -> None:
+    """The blend starts where the older plan is now, not where it was a tick ago."""
+    play = scheduler("newest", blend_s=0.2)
+    slope = np.arange(ROWS) * 0.01
+    play.add(chunk(0, slope), 0)
+    play.action_at(0)
+    play.action_at(DT_NS)
+    play.add(chunk(2, 0.02 + slope + 0.1), 2 * DT_NS)
+    action = play.action_at(2 * DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(0.02)
+
+
+@given(
+    jump=st.floats(-0.3, 0.3),
+    gap_rows=st.integers(0, 80),
+    mode=st.sampled_from(["ensemble", "newest"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_resuming_after_a_hold_adds_no_step(jump: float, gap_rows: int, mode: str) -> None:
+    """After a stall of any length the command moves by at most 0.02 rad per 10 ms."""
+    play = scheduler(mode, blend_s=0.2)
+    play.add(chunk(0, 0.1), 0)
+    last = 0.0
+    for ms in range(0, 2400, 10):
+        now_ns = ms * 1_000_000
+        if now_ns == (ROWS + gap_rows) * DT_NS:
+            play.add(chunk(ROWS + gap_rows, 0.1 + jump, rows=50), now_ns)
+        action = play.action_at(now_ns)
+        if action is not None:
+            assert abs(float(action[0]) - last) <= 0.02
+            last = float(action[0])
+    assert last == pytest.approx(0.1 + jump)
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (chunk(1, np.r_[np.nan, np.zeros(ROWS - 1)]), "NaN"),
+        (ActionChunk(0, 0, 0, DT_NS, np.zeros((ROWS, 2)), 1, 1, "test"), "shape"),
+        (ActionChunk(0, 0, 0, DT_NS, np.zeros(ROWS), 1, 1, "test"), "shape"),
+        (ActionChunk(0, 0, 0, 0, np.zeros((ROWS, 1)), 1, 1, "test"), "row time"),
+        (chunk(1000, 1.0), "from now"),
+    ],
+)
+def test_a_faulty_chunk_is_refused_and_the_good_one_plays_on(fault: ActionChunk, word: str) -> None:
+    """NaN, a wrong shape, no row time and a plan for another day never reach the arms."""
+    play = scheduler()
+    play.add(chunk(0, 0.5), 0)
+    assert not play.add(fault, DT_NS)
+    assert play.counts.refused == 1
+    assert word in play.last_fault
+    action = play.action_at(DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(0.5)
+
+
+def test_an_old_chunk_does_not_come_back() -> None:
+    """A plan made before the newest one is out of order and is not played."""
+    play = scheduler("newest")
+    play.add(chunk(4, 1.0), 4 * DT_NS)
+    assert not play.add(chunk(3, 0.0), 4 * DT_NS)
+    assert play.counts.out_of_order == 1
+    action = play.action_at(4 * DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(1.0)
+
+
+def test_plans_made_before_the_start_are_refused() -> None:
+    """What was planned while waiting does not move the arms once the episode runs."""
+    play = scheduler()
+    play.start(np.zeros(1), 5 * DT_NS)
+    assert not play.add(chunk(4, 1.0), 5 * DT_NS)
+    assert play.action_at(5 * DT_NS) is None
+
+
+def test_starting_forgets_chunks_and_blends_from_the_held_pose() -> None:
+    """The first action of an episode is the pose that was being held."""
+    play = scheduler(blend_s=0.1)
+    play.add(chunk(0, 9.0), 0)
+    play.start(np.array([0.3]), DT_NS)
+    assert play.action_at(DT_NS) is None
+    play.add(chunk(2, 0.5), 2 * DT_NS)
+    action = play.action_at(2 * DT_NS)
+    assert action is not None
+    assert action[0] == pytest.approx(0.3)
+
+
+def test_an_unknown_mode_is_named() -> None:
+    """The error lists the nearest known mode."""
+    with pytest.raises(UnknownNameError, match="did you mean newest"):
+        ChunkScheduler(1, "newst")
