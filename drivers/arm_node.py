@@ -100,6 +100,7 @@ class ArmNode:
         self._wanted_torque = HELD
         self._torque_retry_ns = 0
         self._restart = False
+        self._in_final_fault = False
         self._ramping = False
         self._ticks = 0
         self._last_ns: int | None = None
@@ -229,8 +230,9 @@ class ArmNode:
         self._take_commands(inputs, now_ns, reading)
         if fault is None and not self._stop:
             self._obey()
-        if was == "fault" and self.mode != "fault":
-            self._torque = None  # Set it again: the servos may have been without power.
+        if self._in_final_fault and fault is None:
+            self._torque = None  # Servos that recovered are to hold where they are now.
+        self._in_final_fault = fault is not None and fault.final
         if was != self.mode:
             log.info("%s: %s -> %s %s", self.name, was, self.mode, self._reason)
 

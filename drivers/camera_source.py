@@ -62,4 +62,4 @@ def _why_url(url: str) -> str:
         return f"{url} cannot be reached ({reason}); check that the camera is on and the address"
     if not kind.startswith(_STREAM_TYPES):
         return f"{url} answers {kind}, which is not a camera stream; correct `source`"
-    return f"{url} opens, but no picture can be read from it"
+    return f"{url} answers, but sends no picture that can be read; check that the camera runs"

@@ -50,6 +50,7 @@ class FrameIntake:
         self._last_jpeg = b""
         self._last_stamp_ns = 0
         self._repeats_running = 0
+        self._corrupt_running = 0
         self.accepted = 0
         self.repeats = 0
         self.corrupt = 0
@@ -70,7 +71,9 @@ class FrameIntake:
             self._seq += 1
             if jpeg is None or header is None or (header.width, header.height) != self._size:
                 self.corrupt += 1
+                self._corrupt_running += 1
                 return
+            self._corrupt_running = 0
             if jpeg == self._last_jpeg:
                 # Sensor noise makes two real exposures differ; equal bytes are an old picture,
                 # and handing it on would pass it off as a new one.
@@ -119,12 +122,16 @@ class FrameIntake:
         """Why no new image comes, empty while they do."""
         with self._lock:
             last_ns = self._arrivals[-1] if self._arrivals else None
-            repeats = self._repeats_running
+            repeats, corrupt = self._repeats_running, self._corrupt_running
         if last_ns is None or now_ns - last_ns <= stale_after_ns(self._fps):
             return ""
         silence_s = (now_ns - last_ns) / NS_PER_S
         if repeats:
             return f"the same image came {repeats} times over {silence_s:.1f} s"
+        if corrupt:
+            return (
+                f"{corrupt} damaged or wrong-sized images over {silence_s:.1f} s; check the cable"
+            )
         return f"no image for {silence_s:.1f} s"
 
     def values(self, now_ns: int) -> dict[str, float]:

@@ -246,11 +246,13 @@ class OpenCvCamera:
 
     def _first_image_fault(self, opened: _Opened) -> str:
         fault = ""
+        start_ns = self._clock.now_ns()
         for _ in range(_FIRST_FRAME_TRIES):
             ok, image = opened.capture.read()
             if not ok:
+                waited_s = (self._clock.now_ns() - start_ns) / NS_PER_S
                 return fault or (
-                    f"opened, but gave no image within {_READ_TIMEOUT_S:g} s; check the cable, "
+                    f"opened, but gave no image within {waited_s:.1f} s; check the cable, "
                     "the USB bandwidth (cameras per hub) and that nobody else reads it"
                 )
             fault = self._image_fault(self._jpeg(opened, cast(Image, image)))

@@ -22,7 +22,7 @@ VIRTUAL = "virtual:"
 class DeviceWorld(World, Protocol):
     """An emulated rig in virtual time, as its devices are reached."""
 
-    def arm_port(self, name: str) -> ServoPort:
+    def arm_port(self, name: str, clock: Clock) -> ServoPort:
         """A fresh, closed port onto the servo bus of an arm."""
 
     def camera(self, name: str) -> CameraDevice:
@@ -42,7 +42,8 @@ def open_arm(name: str, rig: Rig, clock: Clock, world: World | None) -> Arm:
 
     def open_port() -> ServoPort:
         if arm.port.startswith(VIRTUAL):
-            port = _world_of(name, arm.port, world).arm_port(arm.port.removeprefix(VIRTUAL))
+            virtual = _world_of(name, arm.port, world)
+            port = virtual.arm_port(arm.port.removeprefix(VIRTUAL), clock)
             port.baudrate = arm.baud
             return port
         return QuietPort(arm.port, clock, arm.baud)

@@ -12,8 +12,9 @@ Counting rows of time instead of chunks makes the weights independent of how oft
 is asked.
 
 ``newest`` follows the latest chunk alone. In both modes a seam is blended: where the chunks
-in play change and the plan with them, the difference fades over ``blend_s``. So neither a new
-plan nor the end of an old one nor the first plan after a hold adds a step to the command.
+in play change and the plan with them, each column's difference fades at a limited rate. So
+neither a new plan nor the end of an old one nor the first one after a hold adds a step to the
+command.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from teleop.clock import NS_PER_S, ns_from_s
+from teleop.clock import NS_PER_S
 from teleop.errors import UnknownNameError
 from teleop.messages import ActionChunk, FloatArray
 
 MODES = ("ensemble", "newest")
-SEAM_TOLERANCE = 0.01
-"""A change of plan within this (rad, or gripper opening) is let through unblended: half of the
-0.02 rad that a seam may add to a command, and ensembled plans stay as prompt as they are."""
+SEAM_TOLERANCE = 0.02
+"""A column whose plan changes by no more (rad, or gripper opening) is not blended: so much a
+seam may add to a command, and ensembled plans stay as prompt as they are."""
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class ChunkCounts:
     seams: int = 0
     """Blends begun."""
     largest_seam: float = 0.0
-    """Largest difference bridged by a blend, rad."""
+    """Largest difference bridged by a blend, rad or gripper opening."""
 
 
 class ChunkScheduler:
@@ -59,8 +60,18 @@ class ChunkScheduler:
         action_size: int,
         mode: str = "ensemble",
         decay_per_row: float = 0.01,
-        blend_s: float = 0.2,
+        blend_s: float = 0.1,
+        blend_per_s: float = 1.0,
     ) -> None:
+        """Play chunks of A columns.
+
+        Args:
+            action_size: A.
+            mode: ``ensemble`` or ``newest``.
+            decay_per_row: Signed weight decay of the ensemble, see the module.
+            blend_s: Shortest time over which a seam fades.
+            blend_per_s: Fastest fading, rad/s or opening per second: a wide seam takes longer.
+        """
         if mode not in MODES:
             raise UnknownNameError("chunk mode", mode, MODES)
         self.counts = ChunkCounts()
@@ -68,13 +79,15 @@ class ChunkScheduler:
         self._size = action_size
         self._ensemble = mode == "ensemble"
         self._decay_per_row = decay_per_row
-        self._blend_ns = ns_from_s(blend_s)
+        self._blend_ns = blend_s * NS_PER_S
+        self._blend_per_ns = blend_per_s / NS_PER_S
         self._not_before_ns = 0
         self._chunks: list[ActionChunk] = []
         self._playing: list[ActionChunk] = []
         self._last: FloatArray | None = None
-        self._seam_ns = 0
         self._offset = np.zeros(action_size)
+        self._seam_ns = np.zeros(action_size)
+        self._fade_ns = np.zeros(action_size)
 
     def start(self, held: FloatArray, now_ns: int) -> None:
         """Forget all chunks and begin from the pose that is being held.
@@ -138,23 +151,27 @@ class ChunkScheduler:
         """Blend over to ``plan`` from what would be due now had no chunk come or gone."""
         if self._playing:
             before = self._mean(self._playing, now_ns)
-            if np.abs(before - plan).max() <= SEAM_TOLERANCE:
-                return
+            wide = np.abs(before - plan) > SEAM_TOLERANCE
             before = before + self._fading(now_ns)
         elif self._last is not None:
-            before = self._last
+            before, wide = self._last, np.ones(self._size, dtype=bool)
         else:
             return
-        self._offset = before - plan
-        self._seam_ns = now_ns
+        if not wide.any():
+            return
+        self._offset = np.where(wide, before - plan, self._offset)
+        self._seam_ns = np.where(wide, now_ns, self._seam_ns)
+        fade_ns = np.maximum(self._blend_ns, np.abs(self._offset) / self._blend_per_ns)
+        self._fade_ns = np.where(wide, fade_ns, self._fade_ns)
         self.counts.seams += 1
-        self.counts.largest_seam = max(self.counts.largest_seam, float(abs(self._offset).max()))
+        self.counts.largest_seam = max(
+            self.counts.largest_seam, float(np.abs(self._offset[wide]).max())
+        )
 
     def _fading(self, now_ns: int) -> FloatArray:
-        if self._blend_ns == 0:
-            return np.zeros(self._size)
-        share = max(0.0, 1.0 - (now_ns - self._seam_ns) / self._blend_ns)
-        return share * self._offset
+        left_ns = np.maximum(self._seam_ns + self._fade_ns - now_ns, 0.0)
+        offset: FloatArray = self._offset * left_ns / np.maximum(self._fade_ns, 1.0)
+        return offset
 
     def _fault_of(self, chunk: ActionChunk, now_ns: int) -> str:
         shape = np.shape(chunk.actions)

@@ -238,23 +238,28 @@ def _rows_of(episode: Episode, header: _Header, options: DataOptions) -> _Episod
             f"{episode.path.name}: row {row} has no action; "
             "see 'tandem inspect --validate' and leave this episode out"
         )
-    starts = np.arange(0, episode.length, options.row_stride)
-    seen: NDArray[np.bool_] = np.isfinite(state).all(axis=1)
+    starts = np.arange(0, episode.length, options.row_stride, dtype=np.int64)
+    seen = np.asarray(np.isfinite(state).all(axis=1))
     for view in header.cameras:
         seen &= episode.index(stream_of(camera_frame(view.name))) >= 0
     starts = starts[seen[starts]]
-    images = np.zeros(
-        (len(starts), len(header.cameras), *options.image_size, 3),
-        dtype=np.uint8,
-    )
-    for camera, view in enumerate(header.cameras):
-        for place, row in enumerate(starts):
-            images[place, camera] = shrink(
-                episode.image(view.name, int(row)), view.height, view.width
-            )
     return _EpisodeRows(
-        state[starts].astype(np.float32), images, actions.astype(np.float32), starts
+        state[starts].astype(np.float32),
+        _images_of(episode, header, starts, options.image_size),
+        actions.astype(np.float32),
+        starts,
     )
+
+
+def _images_of(
+    episode: Episode, header: _Header, rows: NDArray[np.int64], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Images at these rows, (N, C, H, W, 3)."""
+    images = np.zeros((len(rows), len(header.cameras), *size, 3), dtype=np.uint8)
+    for camera, view in enumerate(header.cameras):
+        for place, row in enumerate(rows):
+            images[place, camera] = shrink(episode.image(view.name, int(row)), *size)
+    return images
 
 
 def _object_pose(episode: Episode) -> FloatArray:

@@ -104,7 +104,7 @@ class DeployNode(Commander):
             "out_of_order_chunks": float(counts.out_of_order),
             "refused_chunks": float(counts.refused),
             "held_ticks": float(counts.held),
-            "largest_seam_rad": counts.largest_seam,
+            "largest_seam": counts.largest_seam,
         }
         if self._held_since_ns is not None:
             seconds = (now_ns - self._held_since_ns) / NS_PER_S
@@ -166,6 +166,6 @@ def build(name: str, context: NodeContext) -> DeployNode:
         len(contract.joint_names),
         mode=str(options.get("chunk_mode", "ensemble")),
         decay_per_row=float(str(options.get("decay_per_row", 0.01))),
-        blend_s=float(str(options.get("blend_s", 0.2))),
+        blend_s=float(str(options.get("blend_s", 0.1))),
     )
     return DeployNode(name, context.rig, str(options["lease"]), contract, scheduler)

@@ -50,6 +50,30 @@ def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
     return count
 
 
+def write_rollouts(
+    path: Path, episodes: Sequence[Path], camera: str, columns: int = 4, every: int = 2
+) -> int:
+    """Several recorded episodes side by side, in real time; returns the number of images.
+
+    Args:
+        path: Video file.
+        episodes: Episode files of one rig.
+        camera: Whose images.
+        columns: Episodes beside each other.
+        every: Rows per image: with 50 rows per second, 2 gives 25 images per second.
+
+    Raises:
+        PolicyError: see ``write_video``.
+        UnknownNameError: the camera was not recorded.
+    """
+    if not episodes:
+        raise PolicyError(f"{path}: there are no episodes to show; evaluate with --out")
+    with Episode(episodes[0]) as first:
+        fps = first.row_hz / every
+    rollouts = [list(frames_of(episode, camera, every)) for episode in episodes]
+    return write_video(path, side_by_side(rollouts, columns), fps)
+
+
 def side_by_side(rollouts: Sequence[Sequence[Image]], columns: int) -> Iterator[Image]:
     """Several rollouts in one moving grid; a shorter one stays at its last image."""
     for step in range(max(len(frames) for frames in rollouts)):

@@ -166,7 +166,8 @@ def _image_faults(name: str, images: h5py.Dataset, all_frames: bool) -> Iterator
     count, height, width, _ = images.shape
     identity, _, values, _ = properties.get_filter(0)
     if identity != FILTER_ID or values[1:] != (width, height, 1):
-        yield f"{where}: filter {identity} {values}, expected {FILTER_ID} (.., {width}, {height}, 1)"
+        wanted = f"{FILTER_ID} (quality, {width}, {height}, 1)"
+        yield f"{where}: filter {identity} {values}, expected {wanted}"
         return
     chosen = (
         range(count)

@@ -51,6 +51,24 @@ class VirtualClock:
         self._now_ns = max(self._now_ns, deadline_ns)
 
 
+class BranchClock:
+    """One node's view of a virtual clock: waiting for a device takes the node's time only.
+
+    A node that has waited is *busy* until its own time; the others have gone on beside it, as
+    processes do.
+    """
+
+    def __init__(self, trunk: VirtualClock) -> None:
+        self._trunk = trunk
+        self._busy_until_ns = trunk.now_ns()
+
+    def now_ns(self) -> int:
+        return max(self._trunk.now_ns(), self._busy_until_ns)
+
+    def sleep_until_ns(self, deadline_ns: int) -> None:
+        self._busy_until_ns = max(self._busy_until_ns, deadline_ns)
+
+
 class Ticker:
     """Absolute deadlines at a fixed period.
 

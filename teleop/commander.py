@@ -76,9 +76,11 @@ class Heard:
         self.stop = inputs.latest(topics.SESSION_STOP, StopState) or self.stop
 
     def fresh(self, arm: str, now_ns: int) -> ArmState | None:
-        """The arm's newest reading, unless it is older than a command may be."""
+        """The arm's newest reading, unless a joint is missing or it is older than a command."""
         state = self.states.get(arm)
-        return state if state is not None and now_ns - state.stamp_ns <= self._stale_ns else None
+        if state is None or now_ns - state.stamp_ns > self._stale_ns:
+            return None
+        return state if np.isfinite(state.position_rad).all() else None
 
     def silent_arms(self, now_ns: int) -> list[str]:
         """Arms without a fresh reading."""

@@ -2,6 +2,10 @@
 
 Format: interbotix_xs_sdk motor config (``joint_order``, ``sleep_positions``, ``groups``,
 ``grippers``, ``shadows``, ``motors``), as in interbotix_xsarm_control/config/*.yaml.
+
+The file knows nothing of servo models, of the angles at which the gripper is closed and
+open, or of a start pose. Any model that answers the ping is accepted, the start pose is the
+sleep pose unless ``hardware.yaml`` gives another, and the gripper's angles must stand there.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ TICKS_PER_TURN = 4096
 TICK_ZERO = 2048
 
 DEFAULT_SERVO = "any"
-"""The file does not name servo models; ``any`` skips that check unless ``servos`` is given."""
+DEFAULT_ACCELERATION_RAD_S2 = 20.0
+"""As in the shipped ``hardware.yaml``; the file has no acceleration limit."""
+CURRENT_UNIT_A = 2.69e-3
+"""Of register 38 on XM430 and XM540 (ROBOTIS e-manual)."""
 
 
 def arm_model_from_motor_config(path: Path, own: dict[str, Any]) -> dict[str, Any]:
@@ -37,14 +44,15 @@ def arm_model_from_motor_config(path: Path, own: dict[str, Any]) -> dict[str, An
         reason = " ".join(str(error).split())
         raise RigError(str(path), [f"{path}: cannot be read: {reason}"]) from None
     try:
-        return _model(tree)
+        return _model(tree, own)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise RigError(
-            str(path), [f"{path}: not an Interbotix motor config: {type(error).__name__} {error}"]
+            str(path), [f"{path}: not a usable Interbotix motor config: {why}"]
         ) from None
 
 
-def _model(tree: dict[str, Any]) -> dict[str, Any]:
+def _model(tree: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     motors: dict[str, dict[str, Any]] = tree["motors"]
     grippers: dict[str, dict[str, Any]] = tree.get("grippers") or {}
     shadows: dict[str, list[str]] = {
@@ -58,21 +66,32 @@ def _model(tree: dict[str, Any]) -> dict[str, Any]:
         "driver": "dynamixel",
         "joints": [_joint(name, motors, shadows.get(name, [])) for name in arm_joints],
         "max_velocity_rad_s": velocity,
-        "max_acceleration_rad_s2": 20.0,
+        "max_acceleration_rad_s2": DEFAULT_ACCELERATION_RAD_S2,
         "sleep_rad": [float(sleep[name]) for name in arm_joints],
         "start_rad": [float(sleep[name]) for name in arm_joints],
     }
+    if len(grippers) > 1:
+        raise ValueError(f"it has {len(grippers)} grippers, at most one is supported")
     for name, spec in grippers.items():
-        model["gripper"] = {
-            "id": int(motors[name]["ID"]),
-            "servo": DEFAULT_SERVO,
-            "closed_rad": -0.6213,
-            "open_rad": 1.4910,
-            "reverse": bool(int(motors[name].get("Drive_Mode", 0)) & 1),
-            "horn_radius_m": float(spec["horn_radius"]),
-            "arm_length_m": float(spec["arm_length"]),
-        }
+        model["gripper"] = _gripper(motors[name], spec, own.get("gripper") or {})
     return model
+
+
+def _gripper(motor: dict[str, Any], spec: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    if missing := [key for key in ("closed_rad", "open_rad") if key not in own]:
+        raise ValueError(
+            f"it cannot tell the gripper's angles; add gripper: {{{', '.join(missing)}}} beside it"
+        )
+    gripper: dict[str, Any] = {
+        "id": int(motor["ID"]),
+        "servo": DEFAULT_SERVO,
+        "reverse": bool(int(motor.get("Drive_Mode", 0)) & 1),
+        "horn_radius_m": float(spec["horn_radius"]),
+        "arm_length_m": float(spec["arm_length"]),
+    }
+    if "Current_Limit" in motor:
+        gripper["current_limit_a"] = int(motor["Current_Limit"]) * CURRENT_UNIT_A
+    return gripper
 
 
 def _joint(name: str, motors: dict[str, dict[str, Any]], shadow_list: list[str]) -> dict[str, Any]:
@@ -88,6 +107,11 @@ def _joint(name: str, motors: dict[str, dict[str, Any]], shadow_list: list[str])
     if len(shadow_list) > 1:
         raise ValueError(f"joint {name} has {len(shadow_list)} shadows, at most one is supported")
     for shadow in shadow_list:
+        follows = int(motors[shadow].get("Secondary_ID", joint["id"]))
+        if follows != joint["id"]:
+            raise ValueError(
+                f"{shadow} has Secondary_ID {follows}, but {name} has ID {joint['id']}"
+            )
         joint["shadow_id"] = int(motors[shadow]["ID"])
         joint["shadow_reverse"] = bool(int(motors[shadow].get("Drive_Mode", 0)) & 1)
     return joint

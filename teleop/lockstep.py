@@ -8,10 +8,10 @@ in memory at once. The same nodes and the same seed give the same messages, byte
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from teleop import topics
-from teleop.clock import Ticker, VirtualClock, ns_from_s
+from teleop.clock import Clock, Ticker, VirtualClock, ns_from_s
 from teleop.errors import BusError, NodeFailedError
 from teleop.messages import Health, Message
 from teleop.node import Inputs, Node, Received, Sequencer, World
@@ -21,8 +21,9 @@ from teleop.topics import Queue
 class _Seat:
     """One node with its clockwork and its mailbox."""
 
-    def __init__(self, node: Node, start_ns: int, health_period_ns: int) -> None:
+    def __init__(self, node: Node, clock: Clock, start_ns: int, health_period_ns: int) -> None:
         self.node = node
+        self.clock = clock
         self.ticker = Ticker(node.plan.period_ns, start_ns)
         self.health_ticker = Ticker(health_period_ns, start_ns)
         self.mailbox: dict[str, list[Received]] = defaultdict(list)
@@ -34,7 +35,12 @@ class _Seat:
         self.mailbox[topic].append(Received(message, now_ns))
 
     def is_due(self, now_ns: int) -> bool:
+        if self.clock.now_ns() > now_ns:  # still waiting for its device
+            return False
         return self.ticker.due(now_ns) or (self.by_input and bool(self.mailbox))
+
+    def next_ns(self) -> int:
+        return max(self.ticker.deadline_ns, self.clock.now_ns())
 
     def take(self, now_ns: int) -> Inputs:
         if self.ticker.due(now_ns):
@@ -49,7 +55,9 @@ class Lockstep:
 
     Args:
         nodes: In the order of data flow: inputs, arms, commander, recorder.
-        clock: The clock that the nodes' drivers hold.
+        clock: The runner's clock.
+        branches: The clocks that the nodes' drivers hold, by node name; a node without one
+            never waits.
         world: The emulated rig, if there is one.
         health_hz: Rate of the nodes' health messages, of virtual time.
 
@@ -61,6 +69,7 @@ class Lockstep:
         self,
         nodes: Sequence[Node],
         clock: VirtualClock,
+        branches: Mapping[str, Clock] | None = None,
         world: World | None = None,
         health_hz: float = 5.0,
     ) -> None:
@@ -69,7 +78,10 @@ class Lockstep:
         self._world = world
         self._seq = Sequencer()
         health_ns = ns_from_s(1 / health_hz)
-        self._seats = [_Seat(node, start_ns, health_ns) for node in nodes]
+        clocks = branches or {}
+        self._seats = [
+            _Seat(node, clocks.get(node.name, clock), start_ns, health_ns) for node in nodes
+        ]
         self._listeners: dict[str, list[_Seat]] = defaultdict(list)
         publishers: dict[str, str] = {}
         for seat in self._seats:
@@ -99,7 +111,7 @@ class Lockstep:
 
     def step(self) -> None:
         """Move to the next instant at which a node is due and step all that are."""
-        now_ns = min(seat.ticker.deadline_ns for seat in self._seats)
+        now_ns = min(seat.next_ns() for seat in self._seats)
         self._clock.sleep_until_ns(now_ns)
         if self._world is not None:
             self._world.advance_to(now_ns)
@@ -107,8 +119,9 @@ class Lockstep:
             if seat.health_ticker.due(now_ns):
                 self._publish_health(seat, now_ns)
             if seat.is_due(now_ns):
-                for topic, message in seat.node.step(seat.take(now_ns), now_ns):
-                    self._publish(seat, topic, message, now_ns)
+                outputs = seat.node.step(seat.take(now_ns), now_ns)
+                for topic, message in outputs:
+                    self._publish(seat, topic, message, seat.clock.now_ns())
 
     def _publish(self, seat: _Seat, topic: str, message: Message, now_ns: int) -> None:
         if self._publishers.get(topic) != seat.node.name:
@@ -122,13 +135,6 @@ class Lockstep:
         message = health_message(seat.node, self._seq.next(topic), now_ns)
         for listener in self._listeners[topic]:
             listener.deliver(topic, message, now_ns)
-
-    def close(self) -> None:
-        """Close the nodes in order, then the world."""
-        for seat in self._seats:
-            seat.node.close()
-        if self._world is not None:
-            self._world.close()
 
 
 def health_message(

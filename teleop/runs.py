@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from teleop.assembly import Job, rig_for, session_plan_of, specs_of
 from teleop.bus import Bus
-from teleop.clock import Ticker, VirtualClock, ns_from_s
+from teleop.clock import BranchClock, Ticker, VirtualClock, ns_from_s
 from teleop.console import Console
 from teleop.lockstep import Lockstep
 from teleop.messages import Health
@@ -28,44 +29,86 @@ STATUS_PERIOD_S = 0.2
 CUES = {"ready": "ready", "running": "recording", "stopping": "stopped"}
 
 
+class LockstepRig:
+    """A job on the emulated rig in virtual time: a context that can be run in pieces.
+
+    Args:
+        rig: The rig as read from its file.
+        job: What to do.
+        listeners: Further nodes that only listen, stepped last.
+    """
+
+    def __init__(self, rig: Rig, job: Job, listeners: Sequence[Node] = ()) -> None:
+        rig = _emulated("lockstep_rig", rig_for(rig, job))
+        specs = specs_of(rig, job)
+        self.clock = VirtualClock()
+        self.session = SessionNode(rig, session_plan_of(rig, job, specs, attended=False))
+        emulator = next(spec for spec in specs if spec.name == "emulator")
+        build_world = importlib.import_module("drivers.emulated.world").build_world
+        self.world: Any = build_world(rig, self.clock, emulator.options)
+        """The ``drivers.emulated.world.EmulatedWorld``, for looking at and breaking things."""
+        self.nodes: dict[str, Node] = {}
+        branches = {spec.name: BranchClock(self.clock) for spec in specs}
+        try:
+            for spec in specs:
+                context = NodeContext(rig, branches[spec.name], self.world, spec.options)
+                self.nodes[spec.name] = build_node(spec, context)
+        except BaseException:
+            self.close()
+            raise
+        # The session comes before those who obey it, whatever else the job consists of.
+        nodes = [self.session, *self.nodes.values(), *listeners]
+        self.runner = Lockstep(nodes, self.clock, branches, self.world, rig.rates.health_hz)
+
+    def run(self, until: Callable[[], bool], limit_s: float) -> None:
+        """Run until the condition holds.
+
+        Raises:
+            NodeFailedError: the limit, in virtual seconds, passed first.
+        """
+        self.runner.run(until, limit_s)
+
+    def close(self) -> None:
+        """Close all nodes, then the world."""
+        for node in self.nodes.values():
+            node.close()
+        self.world.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
 def run_lockstep(
     rig: Rig, job: Job, on_episode: Callable[[EpisodeResult], None] | None = None
 ) -> list[EpisodeResult]:
-    """Run a job on the emulated rig in virtual time, in this process.
+    """Run a job on the emulated rig in virtual time, in this process, to its end.
 
     Args:
         rig: The rig as read from its file.
         job: What to do; ``job.episodes`` must be given.
-        on_episode: Called as each episode ends.
+        on_episode: Called when an episode has been saved (or has ended, when none is recorded).
     """
     assert job.episodes is not None
-    rig = _emulated("lockstep_rig", rig_for(rig, job))
-    clock = VirtualClock()
-    specs = specs_of(rig, job)
-    emulator = next(spec for spec in specs if spec.name == "emulator")
-    build_world = importlib.import_module("drivers.emulated.world").build_world
-    world = build_world(rig, clock, emulator.options)
-    session = SessionNode(rig, session_plan_of(rig, job, specs, attended=False))
-    nodes: list[Node] = []
-    try:
-        nodes += [build_node(spec, NodeContext(rig, clock, world, spec.options)) for spec in specs]
-        nodes.insert(1, session)  # after the emulator, before those who obey it
-        runner = Lockstep(nodes, clock, world, rig.rates.health_hz)
-        seen = 0
-        limit_s = job.episodes * (session.session_plan.max_seconds + LOCKSTEP_LIMIT_S)
+    reported = 0
+    with LockstepRig(rig, job) as run:
+        session = run.session
 
         def ended() -> bool:
-            nonlocal seen
-            while on_episode is not None and seen < len(session.closed_results):
-                on_episode(session.closed_results[seen])
-                seen += 1
+            nonlocal reported
+            while on_episode is not None and reported < len(session.closed_results):
+                on_episode(session.closed_results[reported])
+                reported += 1
             return session.finished
 
-        runner.run(ended, limit_s)
-    finally:
-        for node in nodes:
-            node.close()
-        world.close()
+        run.run(ended, job.episodes * (session.session_plan.max_seconds + LOCKSTEP_LIMIT_S))
     return session.results
 
 

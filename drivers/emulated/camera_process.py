@@ -153,8 +153,9 @@ class CameraProcess:
 
 def run(job: CameraJob, feed_address: str, answers: Connection) -> None:
     """Body of the process: render and serve until told to stop or the parent is gone."""
-    # Ctrl-C goes to the whole terminal; the parent stops us after the cameras' readers.
+    # Ctrl-C and hang-up go to the whole terminal; the parent stops us after the cameras' readers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent = os.getppid()
     try:
         backend = job.backend or choose_backend()

@@ -5,7 +5,7 @@ to one, so inverse kinematics on one follower arm gives the joints that the lead
 
 The tool's yaw is never asked for: it is the heading from the arm's base to the tool. Asking for
 another yaw drives the wrist through its singularity, where the forearm flips by half a turn
-(measured: 6 of 10 episodes instead of 20 of 20).
+(6 of 10 episodes instead of 20 of 20 in the prototype of this operator).
 """
 
 from __future__ import annotations

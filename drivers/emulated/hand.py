@@ -8,12 +8,13 @@ from drivers.emulated.plant import AXES_PER_ARM, Plant, role_of
 from teleop.messages import FloatArray
 
 STIFFNESS_NM_RAD = np.array([60.0, 80.0, 80.0, 30.0, 30.0, 12.0, 4.0])
-"""Spring per axis, waist to gripper. Chosen so that the hand carries a limp leader within
-0.03 rad of where it wants it, which is how a person moving at ease guides one."""
+"""Spring per axis, waist to gripper: carries a limp leader along a person's recorded motion within
+0.007 rad RMS per axis (at most 0.08 rad on a joint, at its fastest)."""
 DAMPING_NMS_RAD = np.array([4.0, 5.0, 5.0, 1.2, 1.2, 0.5, 0.15])
-CAP_NM = np.array([12.0, 16.0, 16.0, 6.0, 6.0, 3.0, 1.0])
-"""A hand gives way: some 40 N at the handle, 0.3 m from the shoulder. Below the stall torque of
-a powered leader's servos, so that an arm that holds is felt, not overpowered."""
+CAP_NM = np.array([4.0, 8.0, 8.0, 4.0, 4.0, 1.4, 1.0])
+"""A hand gives way: some 13 N sideways at a handle 0.3 m out. Below the stall torque of a WidowX's
+servos (XM430 4.1 N m, two on shoulder and elbow, XL430 1.5), so that a leader that holds is
+felt, not overpowered."""
 
 
 class Hand:

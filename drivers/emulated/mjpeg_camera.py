@@ -23,7 +23,7 @@ BOUNDARY = "tandemframe"
 SUFFIX = ".mjpg"
 _SEND_BUFFER_BYTES = 262_144
 """A few frames: more would let a slow client see old pictures."""
-_STOP_POLL_S = 0.5
+_STOP_POLL_S = 0.1
 
 
 @dataclass(slots=True)

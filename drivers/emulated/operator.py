@@ -22,8 +22,8 @@ REST_TICKS = 5
 """Ticks after a move before rest is looked for, longer than the lag of the followers."""
 TREMOR_RAD = 0.003
 TREMOR_S = 0.5
-"""Size and correlation time of the hand's wandering about its path. Three times this size
-costs the expert one episode in five."""
+"""Size and correlation time of the hand's wandering about its path. Three times this size costs
+one insertion in three (20 of 30 succeeded; all 30 transfers did)."""
 PACE = (0.95, 1.1)
 """Episodes differ in pace by factors of the planned durations between these."""
 

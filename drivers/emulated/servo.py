@@ -12,6 +12,8 @@ from drivers.emulated.servo_registers import ServoRegisters
 REBOOT_NS = 300_000_000
 """How long a servo is deaf after a reboot: an assumption, within the 1 s that Interbotix waits."""
 _MEASURED = struct.Struct("<hii")
+"""Present current, velocity and position, addresses 126 to 135."""
+_LONG = struct.Struct("<i")
 _PWM_FULL = 885
 _FAR_RAD = 1e6
 _INT16 = 32767
@@ -35,6 +37,7 @@ class Servo:
         self.axis = axis
         self.reverse = reverse
         self.joint_servos = joint_servos
+        self._unit_a = dt.SERVO_MODELS[registers.model].current_unit_a
         self.deaf_until_ns = 0
         self.goal_given = False
         """Whether a goal was written since power-up or the last mode change."""
@@ -64,27 +67,29 @@ class Servo:
         self.deaf_until_ns = now_ns + REBOOT_NS
         self.goal_given = False
 
-    def measure(self, bank: ServoBank) -> None:
-        """Bring the present-value registers up to date."""
+    def measure(self, bank: ServoBank, end: int) -> None:
+        """Bring the present-value registers below address ``end`` up to date."""
         registers, axis, sign = self.registers, self.axis, self.sign
         table = registers.table
-        unit_a = dt.SERVO_MODELS[registers.model].current_unit_a
-        if unit_a is None:
-            effort = round(sign * bank.load(axis) * 1000)  # present load, 0.1 %
+        if self._unit_a is None:
+            effort = sign * bank.load(axis) * 1000  # present load, 0.1 %
         else:
-            effort = round(sign * bank.current_a(axis) / unit_a)
+            effort = sign * bank.current_a(axis) / self._unit_a
         velocity = round(sign * bank.velocity_rad_s(axis) / dt.RAD_S_PER_UNIT)
         position = self._tick(bank.angle_rad.item(axis))
-        _MEASURED.pack_into(table, 126, min(max(effort, -_INT16), _INT16), velocity, position)
-        table[sr.MOVING] = abs(velocity) > registers.get(24)
-        registers.set(136, round(sign * bank.set_rad_s.item(axis) / dt.RAD_S_PER_UNIT))
-        registers.set(140, self._tick(bank.set_rad.item(axis)))
+        _MEASURED.pack_into(
+            table, 126, min(max(round(effort), -_INT16), _INT16), velocity, position
+        )
+        table[sr.MOVING] = abs(velocity) > table[24]
         if not self.goal_given:
-            registers.set(116, position)
+            _LONG.pack_into(table, 116, position)
+        if end > 136:
+            registers.set(136, round(sign * bank.set_rad_s.item(axis) / dt.RAD_S_PER_UNIT))
+            registers.set(140, self._tick(bank.set_rad.item(axis)))
 
     def _tick(self, angle_rad: float) -> int:
-        turned = round(self.sign * angle_rad / dt.RAD_PER_TICK)
-        return turned + dt.TICK_ZERO + self.registers.get(20)
+        offset: int = _LONG.unpack_from(self.registers.table, 20)[0]
+        return round(self.sign * angle_rad / dt.RAD_PER_TICK) + dt.TICK_ZERO + offset
 
     def drive(self, power: float, bank: ServoBank) -> Drive:
         """How the axis is driven when this servo's registers decide."""
@@ -92,8 +97,7 @@ class Servo:
         mode = registers.get(11)
         axis = bank.axes[self.axis]
         pwm = registers.get(sr.GOAL_PWM) / _PWM_FULL
-        unit_a = dt.SERVO_MODELS[registers.model].current_unit_a or 0.0
-        goal_nm = registers.get(102) * unit_a * axis.kt_nm_a
+        goal_nm = registers.get(102) * (self._unit_a or 0.0) * axis.kt_nm_a
         if mode == sr.MODE_CURRENT:
             push = self.sign * goal_nm
             return Drive(position_gain=0.0, push_nm=push, braking=False, power=power)
@@ -107,24 +111,26 @@ class Servo:
         return drive
 
     def send_goal(self, bank: ServoBank) -> None:
-        """Hand profile and goal of a position or velocity mode to the bank."""
-        registers, axis = self.registers, self.axis
-        mode = registers.get(11)
-        if mode == sr.MODE_VELOCITY:
-            velocity = self.sign * registers.get(sr.GOAL_VELOCITY) * dt.RAD_S_PER_UNIT
+        """Hand the goal of a position mode to the bank, in a velocity mode the velocity."""
+        table, axis = self.registers.table, self.axis
+        if table[11] == sr.MODE_VELOCITY:
+            velocity = self.sign * self.registers.get(sr.GOAL_VELOCITY) * dt.RAD_S_PER_UNIT
             if velocity == 0:
                 bank.hold(axis)
                 return
-            bank.profile(axis, abs(velocity), registers.get(108) * dt.RAD_S2_PER_UNIT)
+            bank.profile(axis, abs(velocity), self.registers.get(108) * dt.RAD_S2_PER_UNIT)
             bank.goal(axis, _FAR_RAD if velocity > 0 else -_FAR_RAD)
-        elif mode in sr.POSITION_MODES:
-            if self.goal_given:
-                ticks = registers.get(116) - registers.get(20) - dt.TICK_ZERO
-                bank.goal(axis, self.sign * ticks * dt.RAD_PER_TICK)
-            self._send_profile(bank)
+        elif table[11] in sr.POSITION_MODES and self.goal_given:
+            ticks = _LONG.unpack_from(table, 116)[0] - _LONG.unpack_from(table, 20)[0]
+            bank.goal(axis, self.sign * (ticks - dt.TICK_ZERO) * dt.RAD_PER_TICK)
+            if table[10] & sr.TIME_PROFILE:
+                self.send_profile(bank)
 
-    def _send_profile(self, bank: ServoBank) -> None:
+    def send_profile(self, bank: ServoBank) -> None:
+        """Hand the motion profile of a position mode to the bank."""
         registers, axis = self.registers, self.axis
+        if registers.get(11) not in sr.POSITION_MODES:
+            return
         velocity, acceleration = registers.get(112), registers.get(108)
         if not registers.table[10] & sr.TIME_PROFILE:
             bank.profile(axis, velocity * dt.RAD_S_PER_UNIT, acceleration * dt.RAD_S2_PER_UNIT)

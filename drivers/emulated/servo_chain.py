@@ -122,14 +122,15 @@ class ServoChain:
 
     # Who hears, who answers.
 
-    def _listening(self) -> Iterator[Servo]:
-        for servo in self.servos:
-            if (
-                servo.deaf_until_ns <= self._now_ns
-                and dt.BAUD_RATES[self.host_baud] == servo.registers.table[8]
-                and servo.servo_id not in self.faults.servo_absent
-            ):
-                yield servo
+    def _listening(self) -> list[Servo]:
+        rate, absent = dt.BAUD_RATES.get(self.host_baud), self.faults.servo_absent
+        return [
+            servo
+            for servo in self.servos
+            if servo.deaf_until_ns <= self._now_ns
+            and servo.registers.table[8] == rate
+            and servo.servo_id not in absent
+        ]
 
     def _return_delay_ns(self, instruction: Instruction) -> int:
         """Of each status packet; in a group the slowest servo's stands for all."""
@@ -148,7 +149,7 @@ class ServoChain:
         """Everything that one servo answers, and that its shadows obey."""
         answer: list[bytes] = []
         everyone = instruction.servo_id == BROADCAST_ID
-        for servo in list(self._listening()):
+        for servo in self._listening():
             mine = servo.servo_id == instruction.servo_id
             if not mine and not everyone and servo.follows != instruction.servo_id:
                 continue
@@ -250,17 +251,21 @@ class ServoChain:
         return []
 
     def _group_write(self, rows: Iterable[tuple[int, int, bytes]]) -> None:
-        listening = list(self._listening())
+        hearing: dict[int, list[Servo]] = {}
+        for servo in self._listening():
+            hearing.setdefault(servo.servo_id, []).append(servo)
+            if servo.follows != dt.NO_SECONDARY_ID:
+                hearing.setdefault(servo.follows, []).append(servo)
         for servo_id, address, data in rows:
-            for servo in listening:
-                if servo.servo_id == servo_id or (servo.follows == servo_id and address >= 64):
+            for servo in hearing.get(servo_id, ()):
+                if servo.servo_id == servo_id or address >= 64:
                     self._write(servo, address, data)
 
     # What reading and writing do to the servo and its joint.
 
     def _read(self, servo: Servo, address: int, count: int) -> tuple[int, bytes]:
         if address + count > 116:  # a goal never given reads as the present position
-            servo.measure(self.bank)
+            servo.measure(self.bank, address + count)
         return servo.registers.read(address, count)
 
     def _write(self, servo: Servo, address: int, data: bytes) -> int:
@@ -274,9 +279,11 @@ class ServoChain:
             servo.goal_given = True
         if address < 104:
             self._redrive(servo)
-        sets_motion = end > 104 or address <= 64 < end
-        if sets_motion and registers.torque_on and self._master(servo) is servo:
-            servo.send_goal(self.bank)
+        if registers.torque_on and self._master(servo) is servo:
+            if address < 116 and (end > 108 or address <= 64 < end):
+                servo.send_profile(self.bank)
+            if end > 104 or address <= 64 < end:
+                servo.send_goal(self.bank)
         return 0
 
     def _master(self, servo: Servo) -> Servo | None:

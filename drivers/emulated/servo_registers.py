@@ -35,6 +35,7 @@ TIME_PROFILE = 0x04
 REGISTERED = 69
 GOAL_PWM = 100
 GOAL_VELOCITY = 104
+GOAL_POSITION = 116
 MOVING = 122
 PRESENT = 122
 """From here on the table shows measurements, made when they are read."""
@@ -231,6 +232,11 @@ class ServoRegisters:
         end = address + len(data)
         if end > TABLE_SIZE:
             return RANGE_ERROR
+        if address == GOAL_POSITION and len(data) == 4:  # the control loop's only write
+            if error := self._goal_refusal(address, int.from_bytes(data, "little", signed=True)):
+                return error
+            self.table[address:end] = data
+            return 0
         at = address
         while at < end:
             field = FIELDS.get(at)
@@ -270,9 +276,11 @@ class ServoRegisters:
     def _goal_refusal(self, address: int, value: int) -> int:
         if self.watchdog_tripped:
             return RANGE_ERROR
+        if address == GOAL_POSITION:
+            if self.table[11] != dt.MODE_POSITION or self.get(52) <= value <= self.get(48):
+                return 0
+            return LIMIT_ERROR
         limit_of = {GOAL_PWM: 36, 102: 38, GOAL_VELOCITY: 44}
         if address in limit_of and abs(value) > self.get(limit_of[address]):
             return LIMIT_ERROR
-        if address == 116 and self.get(11) == dt.MODE_POSITION:
-            return 0 if self.get(52) <= value <= self.get(48) else LIMIT_ERROR
         return 0

@@ -112,7 +112,7 @@ def _transfer_stage(c: Contacts) -> int:
 
 def _insertion_stage(c: Contacts) -> int:
     """1 both touch, 2 both hold and have lifted, 3 peg touches socket, 4 peg touches the pin."""
-    if not (_touches_socket(c) and c.gripper_touches("right", "peg")):
+    if not (c.gripper_touches("left", "socket") and c.gripper_touches("right", "peg")):
         return 0
     if c.touch("socket", "table") or c.touch("peg", "table"):
         return 1
@@ -122,10 +122,6 @@ def _insertion_stage(c: Contacts) -> int:
         return 3
     holds = c.gripper_holds("left", "socket") and c.gripper_holds("right", "peg")
     return 2 if holds else 1
-
-
-def _touches_socket(c: Contacts) -> bool:
-    return c.gripper_touches("left", "socket")
 
 
 def _free_stage(_: Contacts) -> int:

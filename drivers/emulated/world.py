@@ -35,7 +35,7 @@ class EmulatedWorld:
 
     Args:
         rig: The rig; devices get the names of its arms.
-        clock: The clock that devices and time-outs live on.
+        clock: Tells when the world begins.
         task: Which scene.
         seed: Decides where objects lie and how the operator's hand varies.
         hands: Whether somebody pulls the leaders.
@@ -58,7 +58,6 @@ class EmulatedWorld:
         self.rig = rig
         self.lock = threading.Lock()
         """Held while the physics moves and while a servo bus is served."""
-        self._clock = clock
         names = sorted(rig.arms)
         self.plant = Plant(names, task, seed)
         self.bank = ServoBank(axes_of(rig))
@@ -113,9 +112,9 @@ class EmulatedWorld:
         """Whether the hand has done what it wanted in this episode."""
         return self._phase == "running" and self.operator is not None and self.operator.finished
 
-    def arm_port(self, name: str) -> VirtualPort:
-        """A lockstep arm's serial port."""
-        return VirtualPort(self.chains[name], self._clock)
+    def arm_port(self, name: str, clock: Clock) -> VirtualPort:
+        """A lockstep arm's serial port, waiting in the time of ``clock``."""
+        return VirtualPort(self.chains[name], clock)
 
     def camera(self, name: str) -> PlantCamera:
         """A lockstep camera."""

@@ -21,20 +21,39 @@ REST_RAD = (0.1, -1.2, 1.3, -0.2, 0.4, 0.3, 0.5)
 
 
 class OneArm:
-    """Driver, bus and motion model of one arm of a rig."""
+    """Driver, bus and motion model of one arm of a rig.
 
-    def __init__(self, rig: Rig, name: str, sysfs: Path = Path("/nonexistent")) -> None:
+    Args:
+        rig: What is emulated.
+        name: The arm.
+        sysfs: Where the driver looks for USB adapters.
+        described_by: What the driver is told, when that differs from what is emulated.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        name: str,
+        sysfs: Path = Path("/nonexistent"),
+        described_by: Rig | None = None,
+    ) -> None:
         self.rig, self.name = rig, name
         self.clock = VirtualClock(ns_from_s(1))
         self.bank = ServoBank(axes_of(rig))
         self.chain = chains_of(rig, self.bank)[name]
         self.faults = self.chain.faults
-        joints = [j.name for j in rig.arm_model(name).joints]
-        self.axes = [self.bank.index(name, joint) for joint in [*joints, "gripper"]]
+        model = rig.arm_model(name)
+        axes = [j.name for j in model.joints] + ["gripper"] * (model.gripper is not None)
+        self.axes = [self.bank.index(name, axis) for axis in axes]
         self.place(REST_RAD)
-        config = rig.arms[name]
+        told = described_by or rig
         self.arm = DynamixelArm(
-            name, config, rig.arm_model(name), self.open_port, rig.safety.bus_watchdog_s, sysfs
+            name,
+            told.arms[name],
+            told.arm_model(name),
+            self.open_port,
+            told.safety.bus_watchdog_s,
+            sysfs,
         )
 
     def open_port(self) -> ServoPort:
@@ -45,7 +64,7 @@ class OneArm:
 
     def place(self, angles_rad: tuple[float, ...]) -> None:
         """Put the joints somewhere and let them rest there."""
-        self.bank.angle_rad[self.axes] = angles_rad
+        self.bank.angle_rad[self.axes] = angles_rad[: len(self.axes)]
 
     def goals_rad(self) -> list[float]:
         """Where the servos are going."""

@@ -118,7 +118,7 @@ def test_a_fault_can_be_asked_for_and_ended(stage: Stage) -> None:
 def test_a_camera_that_the_scene_lacks_is_refused() -> None:
     """The rig asks for a view that nobody can render: said at start, with the known names."""
     plant = Plant(ARMS, "transfer_cube", 0)
-    with pytest.raises(DeviceError, match="cam_hihg.*cam_high"):
+    with pytest.raises(DeviceError, match=r"cam_hihg.*cam_high"):
         CameraProcess(job(cameras={"cam_hihg": config()}), plant.snapshot(), 0)
 
 

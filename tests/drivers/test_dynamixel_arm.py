@@ -106,7 +106,7 @@ def test_goals_go_to_the_servos(follower: OneArm) -> None:
     follower.arm.write(goal, 1.0)
     assert follower.goals_rad() == pytest.approx([*goal, 1.4910], abs=TICK)
     follower.arm.write(goal - 0.1, None)
-    assert follower.goals_rad() == pytest.approx(REST_RAD[:JOINTS] + (1.4910,), abs=TICK)
+    assert follower.goals_rad() == pytest.approx((*REST_RAD[:JOINTS], 1.4910), abs=TICK)
 
 
 def test_goals_beyond_a_limit_go_to_the_limit(follower: OneArm) -> None:
@@ -181,13 +181,13 @@ def test_a_shadow_is_brought_to_its_primarys_position(aloha: Rig) -> None:
         assert abs(one.register(5, table.HOMING_OFFSET)) <= 4
 
 
-def test_a_shadow_mounted_wrongly_is_refused(aloha: Rig) -> None:
-    """Beyond a quarter turn no offset helps."""
+def test_a_shadow_mounted_the_other_way_is_refused(aloha: Rig) -> None:
+    """It would work against its primary; beyond a quarter turn no offset helps."""
     one = OneArm(aloha, "left_follower")
-    one.set_register(3, table.HOMING_OFFSET, 1500)
-    with pytest.raises(DeviceError, match=r"shoulder \(shadow\) \(id 3\) reads 2\.30 rad away"):
+    one.chain.servo(3).reverse = True
+    with pytest.raises(DeviceError, match=r"shoulder \(shadow\) \(id 3\) reads 2\.40 rad away"):
         one.arm.connect()
-    assert one.register(3, table.HOMING_OFFSET) == 1500
+    assert one.register(3, table.HOMING_OFFSET) == 0
 
 
 def test_eeprom_is_put_right_while_torque_is_off(aloha: Rig) -> None:

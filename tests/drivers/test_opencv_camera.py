@@ -18,8 +18,7 @@ import pytest
 import simplejpeg
 
 from drivers.emulated.mjpeg_camera import MjpegServer
-from drivers.frame_intake import FrameIntake
-from drivers.jpeg_header import comment_of, complete, read_header, with_comment
+from drivers.jpeg_header import with_comment
 from drivers.opencv_camera import OpenCvCamera, apply_controls
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
@@ -240,7 +239,7 @@ def test_undecodable_jpeg_is_refused(open_camera: Callable[..., OpenCvCamera]) -
     start_of_scan = whole.index(b"\xff\xda")
     with (
         closing(Studio(whole[: start_of_scan + 2] + b"\0\0\xff\xd9")) as studio,
-        pytest.raises(DeviceError, match=r"do not decode|no picture can be read"),
+        pytest.raises(DeviceError, match=r"do not decode|no picture"),
     ):
         open_camera(studio.url).connect()
 
@@ -298,6 +297,15 @@ def test_settings_are_read_back_and_what_did_not_take_is_said() -> None:
         (cv2.CAP_PROP_AUTOFOCUS, cv2.CAP_PROP_FOCUS),
     ):
         assert capture.set_order.index(automatic) < capture.set_order.index(value)
+
+
+def test_silent_camera_is_refused(open_camera: Callable[..., OpenCvCamera]) -> None:
+    """A server that accepts and never sends is given up after a few seconds, and said so."""
+    with (
+        closing(MjpegServer(["cam"])) as server,
+        pytest.raises(DeviceError, match=r"no picture|no image"),
+    ):
+        open_camera(server.url("cam")).connect()
 
 
 def test_unknown_camera_of_a_server_is_named(
@@ -364,33 +372,3 @@ def test_a_port_in_use_is_named() -> None:
     with pytest.raises(DeviceError, match=str(first.port)):
         MjpegServer(["cam"], first.port)
     first.close()
-
-
-def test_a_late_node_loses_the_oldest_frames_and_knows_it() -> None:
-    """The queue is bounded; what fell out is counted and shows as a gap of seq."""
-    intake = FrameIntake(160, 120, 10.0)
-    for i in range(25):
-        intake.accept(with_comment(jpeg_of(), b"%d" % i), None, i + 1)
-    frames = intake.take()
-    assert [frame.seq for frame in frames] == list(range(15, 25))
-    assert intake.values(25)["drops"] == 15
-
-
-def test_an_implausible_device_stamp_gives_way_to_arrival() -> None:
-    """Capture stamps never run backwards."""
-    intake = FrameIntake(160, 120, 30.0)
-    for i, stamp_ns in enumerate((1000, 900, None)):
-        intake.accept(with_comment(jpeg_of(), b"%d" % i), stamp_ns, 2000 + i)
-    assert [frame.stamp_ns for frame in intake.take()] == [1000, 2001, 2002]
-
-
-def test_padding_is_cut_and_cut_frames_are_seen() -> None:
-    """USB buffers are longer than the image; a truncated image has no end marker."""
-    jpeg = jpeg_of()
-    assert complete(jpeg + b"\0" * 100) == jpeg
-    assert complete(jpeg[:-2]) is None
-    assert complete(b"not a jpeg") is None
-    header = read_header(jpeg)
-    assert header is not None
-    assert (header.width, header.height, header.components) == (160, 120, 3)
-    assert comment_of(with_comment(jpeg, b"hello")) == b"hello"

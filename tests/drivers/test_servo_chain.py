@@ -257,7 +257,9 @@ def test_behind_an_absent_servo_a_sync_read_stays_silent(bus: SimpleNamespace) -
 def test_replies_are_stuffed_and_the_sdk_reads_them_back(bus: SimpleNamespace) -> None:
     """Current -1 and velocity -3 put ``FF FF FD`` on the wire."""
     servo = bus.chain.servo(1)
-    servo.measure = lambda bank: struct.pack_into("<hii", servo.registers.table, 126, -1, -3, 2045)
+    servo.measure = lambda bank, end: struct.pack_into(
+        "<hii", servo.registers.table, 126, -1, -3, 2045
+    )
     read = sdk.GroupSyncRead(bus.port, bus.sdk, CURRENT, 10)
     read.addParam(1)
     assert read.txRxPacket() == sdk.COMM_SUCCESS

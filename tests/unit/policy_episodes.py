@@ -91,8 +91,21 @@ def write_episode(
     """One finished episode; ``action_fault`` is added to every command."""
     rig = rig or small_rig()
     place = place_of(episode)
-    streams = plan_streams(rig, next(iter(rig.tasks)), ())
-    meta = Meta(task, "", "", episode, 0, "", "test", rig.model_dump(mode="json"), {}, streams)
+    streams = plan_streams(rig, next(iter(rig.tasks)))
+    meta = Meta(
+        task=task,
+        instruction="",
+        operator="",
+        episode=episode,
+        start_ns=0,
+        wall_start="",
+        software_version="test",
+        rig=rig.model_dump(mode="json"),
+        calibration={},
+        job="record",
+        scene=(0, episode),
+        streams=streams,
+    )
     scribe = Scribe(Recording(folder, meta, 60.0))
     jpeg = simplejpeg.encode_jpeg(image_of(place), quality=95, colorspace="RGB")
     scribe.say(topics.SESSION_EVENT, EpisodeEvent(0, 0, "start", episode, task, "unknown", ""))

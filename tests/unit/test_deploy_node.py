@@ -154,13 +154,12 @@ def frame(now_ns: int) -> Frame:
 def test_the_commander_is_ready_only_once_the_policy_plans() -> None:
     """Homing, home, waiting for the first plan, ready."""
     stage = Stage(ScriptedPolicy())
+    stage.silent_s = (0.0, 0.8)
     states = []
     for until in np.arange(0.02, 0.9, 0.02):
         stage.run(float(until))
         states.append(stage.commander.health(stage.clock.now_ns()).state)
-    assert list(dict.fromkeys(states)) == ["idle", "homing", "home", "waiting", "ready"] or list(
-        dict.fromkeys(states)
-    ) == ["homing", "home", "waiting", "ready"]
+    assert list(dict.fromkeys(states)) == ["homing", "home", "waiting", "ready"]
     assert stage.left_waist(0.6, 1.0) == pytest.approx(0.0)
 
 
@@ -213,8 +212,7 @@ def test_a_stall_holds_and_resumes_without_a_jerk(mode: str) -> None:
     stage.run(4.5)
     steps = np.abs(np.diff(stage.left_waist(1.0, 4.5)))
     fastest = 0.5 * 1.5 * 0.02
-    # The arms run at 50 Hz here: 0.02 rad per 10 ms tick of a 100 Hz rig is 0.04 rad.
-    assert steps.max() <= fastest + 0.08
+    assert steps.max() <= fastest + 0.0201
     last_ns, last = stage.commands[-1]
     assert last == pytest.approx(wanted(last_ns), abs=1e-6)
 
@@ -242,7 +240,7 @@ def test_a_faulty_plan_never_moves_the_arms(spoil: Callable[[ActionChunk], Actio
 def test_actions_stay_in_the_range_of_the_training_data() -> None:
     """A plan far outside is clamped, per column."""
     stage = Stage(ScriptedPolicy(spoil=lambda chunk: replace(chunk, actions=chunk.actions + 5)))
-    stage.run(2.0)
+    stage.run(3.0)
     highest = np.max([command for _, command in stage.commands], axis=0)
     assert highest == pytest.approx(START + 1)
 

@@ -1,0 +1,240 @@
+"""Servo buses: our codec, the stock SDK, the SDK on our quiet port, and the wire's limit.
+
+Four emulated buses of nine servos, paced at 1 Mbps, are served by a process of their own.
+Each client reads current, velocity and position of all nine and writes nine goals per
+cycle.
+
+    python bench/control.py [--seconds 5] [--usb-latency-ms 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import platform
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from dynamixel_sdk import COMM_SUCCESS, GroupSyncRead, GroupSyncWrite, PacketHandler, PortHandler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from drivers import dynamixel_table as table
+from drivers.dynamixel_codec import GroupReader, GroupWrite
+from drivers.dynamixel_port import BITS_PER_BYTE, QuietPort
+from drivers.dynamixel_units import MOTION
+from drivers.emulated.pty_bus import PtyBus
+from drivers.emulated.servo_bank import ServoBank
+from drivers.emulated.servo_chain import chains_of
+from drivers.emulated.servo_motors import axes_of
+from teleop.clock import NS_PER_S, MonotonicClock, Ticker
+from teleop.rig_files import load_rig
+
+RIG = Path(__file__).parents[1] / "hardware.yaml"
+IDS = list(range(1, 10))
+BAUD = 1_000_000
+RATE_HZ = 100
+TIMEOUT_S = 0.02
+BLOCK_BYTES = 10
+CYCLE_BYTES = (14 + 9) + 9 * (11 + BLOCK_BYTES) + (14 + 9 * 5)
+"""Read request, nine replies, write: the bytes of one cycle."""
+
+
+class Client(Protocol):
+    """One way of talking to a bus."""
+
+    def cycle(self) -> bool:
+        """Read all servos and write all goals; whether every servo answered."""
+
+    def close(self) -> None:
+        """Release the port."""
+
+
+class Codec:
+    """Ours."""
+
+    def __init__(self, path: str) -> None:
+        self._port = QuietPort(path, MonotonicClock(), BAUD)
+        self._port.openPort()
+        self._reader = GroupReader(self._port, IDS, MOTION, TIMEOUT_S)
+        self._writer = GroupWrite(IDS, table.GOAL_POSITION)
+
+    def cycle(self) -> bool:
+        reply = self._reader.read()
+        if reply.missing:
+            return False
+        goals = reply.records[table.PRESENT_POSITION.name]
+        self._port.write_all(self._writer.pack(goals))
+        return True
+
+    def close(self) -> None:
+        self._port.closePort()
+
+
+class Sdk:
+    """The vendor's group read and write, on any port."""
+
+    def __init__(self, port: PortHandler) -> None:
+        self._port = port
+        if not port.openPort():
+            raise OSError(f"cannot open {port.port_name}")
+        handler = PacketHandler(2.0)
+        self._reader = GroupSyncRead(port, handler, MOTION[0].address, BLOCK_BYTES)
+        self._writer = GroupSyncWrite(port, handler, table.GOAL_POSITION.address, 4)
+        for servo_id in IDS:
+            self._reader.addParam(servo_id)
+
+    def cycle(self) -> bool:
+        if self._reader.txRxPacket() != COMM_SUCCESS:
+            return False
+        for servo_id in IDS:
+            values = [self._reader.getData(servo_id, r.address, r.size) for r in MOTION]
+            self._writer.addParam(servo_id, list(values[-1].to_bytes(4, "little")))
+        self._writer.txPacket()
+        self._writer.clearParam()
+        return True
+
+    def close(self) -> None:
+        self._port.closePort()
+
+
+CLIENTS: dict[str, Callable[[str], Client]] = {
+    "tandem codec": Codec,
+    "SDK on our quiet port": lambda path: Sdk(QuietPort(path, MonotonicClock(), BAUD)),
+    "stock SDK": lambda path: Sdk(PortHandler(path)),
+}
+
+
+@dataclass
+class Run:
+    """What one client did on one bus."""
+
+    cycles: int = 0
+    failed: int = 0
+    missed: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    late_ms: list[float] | None = None
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time per cycle, of the client's own thread."""
+        return self.cpu_s / max(1, self.cycles) * 1e6
+
+
+def free_run(client: Client, seconds: float) -> Run:
+    """Cycle after cycle, as fast as the bus goes."""
+    run = Run()
+    cpu, start = time.thread_time(), time.monotonic()
+    while time.monotonic() - start < seconds:
+        run.failed += not client.cycle()
+        run.cycles += 1
+    run.cpu_s, run.seconds = time.thread_time() - cpu, time.monotonic() - start
+    return run
+
+
+def paced_run(client: Client, seconds: float, run: Run) -> None:
+    """At a fixed rate; lateness is that of each cycle's start."""
+    clock = MonotonicClock()
+    ticker = Ticker(NS_PER_S // RATE_HZ, clock.now_ns())
+    late_ms = []
+    cpu, start = time.thread_time(), time.monotonic()
+    while time.monotonic() - start < seconds:
+        clock.sleep_until_ns(ticker.deadline_ns)
+        now_ns = clock.now_ns()
+        late_ms.append((now_ns - ticker.deadline_ns) / 1e6)
+        run.missed += ticker.advance(now_ns)
+        run.failed += not client.cycle()
+        run.cycles += 1
+    run.cpu_s, run.seconds = time.thread_time() - cpu, time.monotonic() - start
+    run.late_ms = late_ms
+
+
+def four_buses(make: Callable[[str], Client], paths: list[str], seconds: float) -> list[Run]:
+    """One thread per bus, all at once."""
+    clients = [make(path) for path in paths]
+    runs = [Run() for _ in paths]
+    threads = [
+        threading.Thread(target=paced_run, args=(client, seconds, run))
+        for client, run in zip(clients, runs, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for client in clients:
+        client.close()
+    return runs
+
+
+def serve(folder: str, usb_latency_s: float, stop: Connection) -> None:
+    """The emulated buses, in a process of their own."""
+    rig = load_rig(RIG)
+    chains = chains_of(rig, ServoBank(axes_of(rig)))
+    with ExitStack() as stack:
+        for name, chain in chains.items():
+            link = Path(folder) / name
+            stack.enter_context(PtyBus(chain, link, paced=True, usb_latency_s=usb_latency_s))
+        stop.send("serving")
+        stop.recv()
+
+
+@contextmanager
+def buses(usb_latency_s: float) -> Iterator[list[str]]:
+    """Paths of four served buses."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        process = context.Process(target=serve, args=(folder, usb_latency_s, theirs))
+        process.start()
+        try:
+            ours.recv()
+            yield sorted(str(path) for path in Path(folder).iterdir())
+        finally:
+            ours.send("stop")
+            process.join(10)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
+    parser.add_argument(
+        "--usb-latency-ms", type=float, default=0.0, help="of each emulated adapter"
+    )
+    args = parser.parse_args()
+    limit_hz = 1 / (CYCLE_BYTES * BITS_PER_BYTE / BAUD + args.usb_latency_ms / 1e3)
+    print(f"{platform.platform()}, Python {platform.python_version()}, {time.strftime('%F')}")
+    print(f"9 servos, {CYCLE_BYTES} bytes per cycle at {BAUD} baud, read and write\n")
+    print(f"| client | one bus Hz | of wire limit | CPU us/cycle | 4 x {RATE_HZ} Hz: ", end="")
+    print("cycles | missed | failed | start late p50 ms | p99 ms | CPU us/cycle |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| wire limit | {limit_hz:.0f} | 100 % | 0 | - | - | - | - | - | - |")
+    for name, make in CLIENTS.items():
+        with buses(args.usb_latency_ms / 1e3) as paths:
+            client = make(paths[0])
+            one = free_run(client, args.seconds)
+            client.close()
+            four = four_buses(make, paths, args.seconds)
+        late = np.concatenate([run.late_ms or [] for run in four])
+        cycles = sum(run.cycles for run in four)
+        cpu_us = sum(run.cpu_s for run in four) / cycles * 1e6
+        hz = (one.cycles - one.failed) / one.seconds
+        print(
+            f"| {name} | {hz:.0f} | {hz / limit_hz:.0%} | {one.cpu_us:.0f} | {cycles} | "
+            f"{sum(run.missed for run in four)} | {sum(run.failed for run in four)} | "
+            f"{np.percentile(late, 50):.2f} | {np.percentile(late, 99):.2f} | {cpu_us:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

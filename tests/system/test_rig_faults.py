@@ -1,0 +1,157 @@
+"""The whole emulated rig, in virtual time, with something breaking in the middle of an episode.
+
+Every outcome is words in a heartbeat, a flagged gap and a verdict in the file, and arms that
+hold; never a crash, never a silent repeat, never motion beyond the limits.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drivers.emulated.plant_camera import PlantCamera
+from recorder.schema import Flag
+from teleop.clock import NS_PER_S, ns_from_s
+from teleop.rig import Rig
+from teleop.rig_files import load_rig
+from teleop.runs import LockstepRig
+from tests.system.rig_under_fault import Outcome, run_broken
+
+ROOT = Path(__file__).parents[2]
+REACTION_NS = ns_from_s(0.4)
+"""A stale command counts after 0.1 s, then the arm brakes and the servo's lag settles."""
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    """The demo's rig: arms at 50 Hz, one small camera."""
+    return load_rig(ROOT / "docs/rigs/demo.yaml")
+
+
+def stale_rows(outcome: Outcome, stream: str) -> int:
+    flags = outcome.episode.flags(stream)
+    return int(np.count_nonzero(flags & Flag.STALE))
+
+
+def test_an_unplugged_leader_stops_its_follower_and_comes_back_without_a_jump(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """The follower holds; the gap is flagged; after re-plugging nothing moves beyond limits."""
+
+    def unplug(run: LockstepRig) -> None:
+        run.world.chains["right_leader"].faults.unplugged = True
+
+    def replug(run: LockstepRig) -> None:
+        run.world.chains["right_leader"].faults.unplugged = False
+
+    outcome = run_broken(rig, tmp_path, unplug, replug)
+    assert "right_leader" in outcome.complaints("right_leader")
+    assert "right_leader" in outcome.complaints("commander")
+    assert outcome.stands_still("right_follower", outcome.broken_ns + REACTION_NS, outcome.mended_ns)
+    assert stale_rows(outcome, "arm/right_leader/state") > 50
+    assert outcome.episode.verdict.level == "fail"
+    assert any("right_leader" in reason for reason in outcome.episode.verdict.reasons)
+    assert outcome.within_limits()
+
+
+def test_an_unplugged_follower_is_named_and_comes_back_holding(rig: Rig, tmp_path: Path) -> None:
+    """Lost, then connected again; it does not move by itself."""
+
+    def unplug(run: LockstepRig) -> None:
+        run.world.chains["left_follower"].faults.unplugged = True
+
+    def replug(run: LockstepRig) -> None:
+        run.world.chains["left_follower"].faults.unplugged = False
+
+    outcome = run_broken(rig, tmp_path, unplug, replug)
+    assert "left_follower" in outcome.complaints("left_follower")
+    states = outcome.states_of("left_follower", outcome.mended_ns + 2 * NS_PER_S)
+    assert set(states) <= {"hold"}, states
+    assert outcome.stands_still(
+        "left_follower", outcome.mended_ns + ns_from_s(1.5), outcome.mended_ns + 3 * NS_PER_S
+    )
+    assert stale_rows(outcome, "arm/left_follower/state") > 50
+    assert outcome.episode.verdict.level == "fail"
+    assert outcome.within_limits()
+
+
+def test_an_overloaded_servo_is_named_and_the_arm_holds(rig: Rig, tmp_path: Path) -> None:
+    """The fault tells the joint; the other arms go on; the episode is kept."""
+
+    def overload(run: LockstepRig) -> None:
+        run.world.chains["right_follower"].faults.overload(4)
+
+    outcome = run_broken(rig, tmp_path, overload)
+    words = outcome.complaints("right_follower")
+    assert "fault" in words
+    assert "elbow" in words
+    assert "overload" in words
+    assert set(outcome.states_of("left_follower", outcome.mended_ns)) & {"follow"}
+    assert outcome.episode.length > 300
+    assert outcome.within_limits()
+
+
+def test_a_brown_out_of_a_follower_ends_in_hold_not_in_a_jump(rig: Rig, tmp_path: Path) -> None:
+    """All servos restart limp; the arm is not driven on as if nothing had happened."""
+    outcome = run_broken(
+        rig, tmp_path, lambda run: run.world.chains["right_follower"].faults.brown_out()
+    )
+    assert "right_follower" in outcome.complaints("right_follower")
+    assert outcome.within_limits()
+
+
+def test_lost_and_corrupt_replies_cost_samples_and_nothing_else(rig: Rig, tmp_path: Path) -> None:
+    """One reply in ten lost or damaged: retried, counted, and the arm still follows."""
+
+    def noise(run: LockstepRig) -> None:
+        for chain in run.world.chains.values():
+            chain.faults.drop.probability = 0.05
+            chain.faults.corrupt.probability = 0.05
+
+    outcome = run_broken(rig, tmp_path, noise)
+    for arm in rig.followers:
+        assert "follow" in outcome.states_of(arm, outcome.mended_ns)
+    assert outcome.episode.outcome in ("success", "failure")
+    assert outcome.within_limits()
+
+
+def test_a_frozen_camera_fails_the_verdict_by_name(rig: Rig, tmp_path: Path) -> None:
+    """The same picture again and again is seen and told."""
+
+    def camera(run: LockstepRig) -> PlantCamera:
+        device = run.nodes["cam_high"]._camera  # type: ignore[attr-defined]
+        assert isinstance(device, PlantCamera)
+        return device
+
+    outcome = run_broken(
+        rig,
+        tmp_path,
+        lambda run: camera(run).freeze(),
+        lambda run: camera(run).thaw(),
+        cameras=("cam_high",),
+    )
+    assert "frozen" in outcome.complaints("cam_high")
+    assert outcome.episode.verdict.level == "fail"
+    assert any("cam_high" in reason for reason in outcome.episode.verdict.reasons)
+
+
+def test_an_unplugged_camera_leaves_a_flagged_gap_and_no_repeats(rig: Rig, tmp_path: Path) -> None:
+    """Rows in the outage are stale, the frames that are there are all different."""
+
+    def camera(run: LockstepRig) -> PlantCamera:
+        device = run.nodes["cam_high"]._camera  # type: ignore[attr-defined]
+        assert isinstance(device, PlantCamera)
+        return device
+
+    outcome = run_broken(
+        rig,
+        tmp_path,
+        lambda run: camera(run).unplug(),
+        lambda run: camera(run).replug(),
+        cameras=("cam_high",),
+    )
+    assert "cam_high" in outcome.complaints("cam_high")
+    assert stale_rows(outcome, "camera/cam_high") > 50
+    seq = outcome.episode.stream("camera/cam_high").seq
+    assert np.diff(seq).max() > 30
+    assert outcome.episode.verdict.level == "fail"
