@@ -293,7 +293,8 @@ def table(rows: list[Row]) -> str:
     lines = [
         f"4 cameras {HEIGHT}x{WIDTH}; {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}",
-        f"{'writer':26} {'fps':>3} {'s':>4} {'CPU ms/frame: step':>18} {'process':>8} {'memory MB at 30 %, end':>23} "
+        f"{'writer':26} {'fps':>3} {'s':>4} {'CPU ms/frame: step':>18} {'process':>8} "
+        f"{'memory MB at 30 %, end':>23} "
         f"{'next start ms':>13} {'durable s':>9} {'file MB':>8}  note",
     ]
     for row in rows:

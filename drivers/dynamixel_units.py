@@ -71,7 +71,7 @@ class ArmUnits:
     def within_limits(self, ticks: NDArray[np.float64]) -> NDArray[np.int32]:
         """Positions, each moved to its limit where it is beyond."""
         n = len(ticks)
-        held = np.minimum(np.maximum(ticks, self._low[:n]), self._high[:n])
+        held: FloatArray = np.minimum(np.maximum(ticks, self._low[:n]), self._high[:n])
         return held.astype(np.int32)
 
     def reading(self, records: RecordArray, stamp_ns: int) -> ArmReading:

@@ -101,7 +101,11 @@ def main(argv: Sequence[str]) -> int:
         prog=f"tandem train {family}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    train(family, args, show=sys.stderr.isatty())
+    last = train(family, args, show=sys.stderr.isatty())[-1]
+    tqdm.write(
+        f"{args.out}: {family} after {last.step} steps, training loss {last.train_loss:.4f}, "
+        f"held-back loss {last.validation_loss:.4f}; curve: {args.out / 'curve.png'}"
+    )
     return 0
 
 

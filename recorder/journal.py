@@ -58,7 +58,9 @@ class JournalWriter:
         self._synced_bytes = 0
         name = topic.encode()
         head = FILE_MAGIC + _TOPIC_LENGTH.pack(len(name)) + name
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        # O_APPEND: after a failed write is taken back, the next one must not leave a hole
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o644)
         try:
             self.bytes = self._write_whole([head], 0)
         except OSError:

@@ -26,6 +26,16 @@ class Motor:
         """Torque per ampere."""
         return self.stall_nm / self.stall_a
 
+    @property
+    def back_emf_nms_rad(self) -> float:
+        """Torque per speed at constant voltage: the slope from stall to free running."""
+        return self.stall_nm / self.free_rad_s
+
+    @property
+    def friction_nm(self) -> float:
+        """Dry friction of the gears."""
+        return min(FRICTION_A * self.kt_nm_a, FRICTION_OF_STALL * self.stall_nm)
+
 
 MOTORS: Final = {  # ROBOTIS e-manual, "Specifications": stall torque and current, no-load speed
     "XM540-W270": Motor(10.6, 4.4, 3.14),
@@ -44,6 +54,8 @@ this servo: gain 800 is 55 V/rad, back-EMF 2.49 V s/rad."""
 FRICTION_A: Final = 0.12
 """Current that gear friction takes while moving, whatever the speed. Identified: 0.08 ... 0.16 A
 between 0.3 and 2.3 rad/s, and held on after stopping (hysteresis)."""
+FRICTION_OF_STALL: Final = FRICTION_A / 2.3
+"""The same for motors weaker than the XM430-W350 that the log is of (2.3 A): an assumption."""
 
 POWERED_DAMPING: Final = {
     "waist": 5.76,
@@ -52,11 +64,10 @@ POWERED_DAMPING: Final = {
     "forearm_roll": 6.78,
     "wrist_angle": 6.28,
     "wrist_rotate": 1.2,
-    "gripper": 0.2,
 }
 """Torque per speed of a ViperX 300 joint with its servo on, N m s/rad: MuJoCo Menagerie, ALOHA 2.
-The plant's followers have all of it as passive joint damping. A follower's gripper is an
-exception: its damping stands for the load of the fingers, and does not brake electrically."""
+The plant's followers have all of it as passive joint damping. A gripper's is the motor's own
+back-EMF: what the plant has there is the load of the fingers."""
 LEADER_SHARE: Final = 0.5
 """A WidowX's servos and inertias are about half of a ViperX's: damping and gain scale alike."""
 LEADER_PASSIVE_DAMPING: Final = {
@@ -131,18 +142,23 @@ def axis_spec(arm: str, joint: str, servo_model: str, servos: int, leader: bool)
     """An axis by the names of its joint and servo; see ``axes_of`` for errors."""
     if servo_model not in MOTORS:
         raise UnknownNameError("servo model", servo_model, MOTORS)
-    if joint not in POWERED_DAMPING:
-        raise UnknownNameError("emulated joint", joint, POWERED_DAMPING)
-    full = POWERED_DAMPING[joint] * (LEADER_SHARE if leader else 1.0)
-    brakes = 0.0 if joint == "gripper" and not leader else full
-    friction = FRICTION_A * MOTORS[servo_model].kt_nm_a * servos
+    motor = MOTORS[servo_model]
+    if joint == "gripper":
+        powered = motor.back_emf_nms_rad
+        passive = LEADER_PASSIVE_DAMPING[joint] if leader else 0.0
+    elif joint in POWERED_DAMPING:
+        powered = POWERED_DAMPING[joint] * (LEADER_SHARE if leader else 1.0)
+        passive = LEADER_PASSIVE_DAMPING[joint] if leader else powered
+    else:
+        raise UnknownNameError("emulated joint", joint, [*POWERED_DAMPING, "gripper"])
+    in_plant_nm = 0.0 if leader else PLANT_FRICTION.get(joint, 0.0)
     return AxisSpec(
         arm=arm,
         name=joint,
         servo_model=servo_model,
         servos=servos,
-        kp_nm_rad=full / LAG_S,
-        damping_nms_rad=brakes,
-        passive_nms_rad=LEADER_PASSIVE_DAMPING[joint] if leader else brakes,
-        friction_nm=friction if leader else max(0.0, friction - PLANT_FRICTION.get(joint, 0.0)),
+        kp_nm_rad=powered / LAG_S,
+        damping_nms_rad=powered,
+        passive_nms_rad=passive,
+        friction_nm=max(0.0, motor.friction_nm * servos - in_plant_nm),
     )

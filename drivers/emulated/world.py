@@ -62,6 +62,8 @@ class EmulatedWorld:
         self.plant = Plant(names, task, seed)
         self.bank = ServoBank(axes_of(rig))
         self.chains: dict[str, ServoChain] = chains_of(rig, self.bank)
+        self.cameras: dict[str, PlantCamera] = {}
+        """Lockstep cameras that have been asked for."""
         self.operator: Operator | None = None
         if hands and rig.leaders:
             self.operator = (
@@ -120,7 +122,8 @@ class EmulatedWorld:
         """A lockstep camera."""
         from drivers.emulated.plant_camera import PlantCamera  # loads an OpenGL library
 
-        return PlantCamera(name, self.rig.cameras[name], self.plant)
+        self.cameras[name] = PlantCamera(name, self.rig.cameras[name], self.plant)
+        return self.cameras[name]
 
     def close(self) -> None:
         """Nothing is held open by the physics."""

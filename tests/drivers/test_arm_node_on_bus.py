@@ -14,7 +14,7 @@ from drivers.emulated.addresses import lockstep_rig
 from drivers.emulated.hand import Hand
 from drivers.emulated.world import EmulatedWorld
 from teleop import topics
-from teleop.clock import VirtualClock, ns_from_s
+from teleop.clock import BranchClock, VirtualClock, ns_from_s
 from teleop.lockstep import Lockstep
 from teleop.messages import ArmApplied, FloatArray, SessionPhase, StopState
 from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs
@@ -90,14 +90,15 @@ class Pair:
         self.clock = VirtualClock(ns_from_s(1.0))
         self.world = EmulatedWorld(self.rig, self.clock, "free", hands=False)
         self.world.operator = SwayingHand(self.world, self.rig)
-        context = NodeContext(self.rig, self.clock, self.world)
+        self.branches = {name: BranchClock(self.clock) for name in (LEADER, FOLLOWER)}
         self.nodes: dict[str, ArmNode] = {
-            name: arm_node.build(name, context) for name in (LEADER, FOLLOWER)
+            name: arm_node.build(name, NodeContext(self.rig, clock, self.world))
+            for name, clock in self.branches.items()
         }
         self.commander = TeleopNode("commander", self.rig, "test")
         self.session = Director()
         nodes = [self.session, self.nodes[LEADER], self.commander, self.nodes[FOLLOWER]]
-        self.runner = Lockstep(nodes, self.clock, self.world)
+        self.runner = Lockstep(nodes, self.clock, self.branches, self.world)
 
     def seconds(self, seconds: float) -> None:
         end_ns = self.clock.now_ns() + ns_from_s(seconds)

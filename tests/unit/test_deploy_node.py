@@ -237,6 +237,19 @@ def test_a_faulty_plan_never_moves_the_arms(spoil: Callable[[ActionChunk], Actio
     assert stage.commander.health(stage.clock.now_ns()).state == "holding"
 
 
+def test_plans_made_while_waiting_are_not_played() -> None:
+    """A plan from before the start covers the first half second, and has no part in it."""
+    early = RUNNING_S * NS_PER_S
+
+    def spoil(chunk: ActionChunk) -> ActionChunk:
+        return replace(chunk, actions=chunk.actions + 0.5) if chunk.t0_ns < early else chunk
+
+    stage = Stage(ScriptedPolicy(spoil=spoil))
+    stage.run(2.0)
+    for now_ns, command in stage.commands:
+        assert command == pytest.approx(wanted(max(now_ns, int(early))), abs=0.1)
+
+
 def test_actions_stay_in_the_range_of_the_training_data() -> None:
     """A plan far outside is clamped, per column."""
     stage = Stage(ScriptedPolicy(spoil=lambda chunk: replace(chunk, actions=chunk.actions + 5)))

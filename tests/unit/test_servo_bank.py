@@ -23,12 +23,16 @@ STEP_S = 0.002
 RIG = load_rig(DEFAULT_RIG)
 
 
+FOLLOWER_DAMPING = {**POWERED_DAMPING, "gripper": 0.2}
+"""As in the plant's scene; a gripper's is the load of its fingers."""
+
+
 class Joint:
     """One axis with inertia and the plant's passive damping, integrated as the plant does."""
 
     def __init__(self, spec: AxisSpec, inertia: float = 0.1) -> None:
         self.spec, self.inertia = spec, inertia
-        passive = LEADER_PASSIVE_DAMPING if "leader" in spec.arm else POWERED_DAMPING
+        passive = LEADER_PASSIVE_DAMPING if "leader" in spec.arm else FOLLOWER_DAMPING
         self.passive_nms_rad = passive[spec.name]
         self.bank = ServoBank([spec], STEP_S)
         self.q, self.dq = np.zeros(1), np.zeros(1)
@@ -196,7 +200,7 @@ def test_axes_are_the_rig_s_arms_in_order_with_grippers_last() -> None:
     """Seven per arm, arms sorted, a shadow doubling its joint."""
     axes = axes_of(RIG)
     assert [a.arm for a in axes] == [arm for arm in sorted(RIG.arms) for _ in range(7)]
-    assert [a.name for a in axes[:7]] == list(POWERED_DAMPING)
+    assert [a.name for a in axes[:7]] == [*POWERED_DAMPING, "gripper"]
     assert [a.servos for a in axes[:7]] == [1, 2, 2, 1, 1, 1, 1]
 
 
@@ -218,7 +222,7 @@ def test_numbers_are_those_of_the_plant() -> None:
         joint = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, f"{spec.arm}/{spec.name}")
         dof = model.jnt_dofadr[joint]
         leader = spec.arm.endswith("leader")
-        damping = LEADER_PASSIVE_DAMPING if leader else POWERED_DAMPING
+        damping = LEADER_PASSIVE_DAMPING if leader else FOLLOWER_DAMPING
         assert model.dof_damping[dof] == pytest.approx(damping[spec.name]), spec
         friction = 0.0 if leader else PLANT_FRICTION.get(spec.name, 0.0)
         assert model.dof_frictionloss[dof] == pytest.approx(friction), spec
