@@ -6,6 +6,7 @@ then are the journals deleted; whenever this is cut off, doing it again gives th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -69,41 +70,56 @@ def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str
         RecordingError: the disk is full or failing; the folder is kept.
     """
     meta = Meta.read(folder)
-    rig = meta.load_rig()
+    needed = room_needed(sum(f.stat().st_size for f in folder.iterdir()))
     temporary = target.with_name(target.name + ".tmp")
-    _check_room(folder)
     streams = [read_stream(folder, plan) for plan in meta.streams]
     try:
         ending = _ending(folder, streams, meta)
         complaints = _complaints(streams, ending, recovered, cut_short)
-        try:
-            with h5py.File(temporary, "w") as file:
-                for stream in streams:
-                    _write_stream(file, stream, rig)
-                verdict, row_count = rows.write_rows(
-                    file,
-                    rig,
-                    {s.path: s for s in streams},
-                    (meta.start_ns, ending.stop_ns),
-                    complaints,
-                )
-                _write_attributes(file, meta, rig, streams, ending, verdict, recovered)
-            _make_durable(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise RecordingError(
-                f"{target.name} cannot be written ({error}); the recording is kept in {folder}: "
-                "make room and run `tandem recover`"
-            ) from error
+        _check_room(temporary, needed)
+        verdict, row_count = _write(temporary, needed, meta, streams, ending, complaints, recovered)
+        _make_durable(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecordingError(
+            f"{target.name} cannot be written ({error.strerror or error}) and needs "
+            f"{needed / 1e6:.0f} MB; the recording is kept in {folder}: make room and run "
+            "`tandem recover`"
+        ) from error
     finally:
         for stream in streams:
-            if stream.images is not None:
-                stream.images.data.clear()
-                stream.images.reader.close()
+            stream.release()
     shutil.rmtree(folder)
     seconds = (ending.stop_ns - meta.start_ns) / NS_PER_S
     lost = {s.plan.topic: s.lost_bytes for s in streams if s.lost_bytes}
     return Built(target, verdict, row_count, seconds, lost)
+
+
+def _write(
+    temporary: Path,
+    needed: int,
+    meta: Meta,
+    streams: list[Stream],
+    ending: _Ending,
+    complaints: list[Complaint],
+    recovered: bool,
+) -> tuple[Verdict, int]:
+    """Write the whole file; returns the verdict and the number of rows."""
+    rig = meta.load_rig()
+    with h5py.File(temporary, "w") as file:
+        # A write that fails can take the process down within HDF5, so its space is taken first.
+        os.posix_fallocate(file.id.get_vfd_handle(), 0, needed)
+        for stream in streams:
+            _write_stream(file, stream, rig)
+        by_path = {s.path: s for s in streams}
+        span_ns = (meta.start_ns, ending.stop_ns)
+        verdict, row_count = rows.write_rows(file, rig, by_path, span_ns, complaints)
+        _write_attributes(file, meta, rig, streams, ending, verdict, recovered)
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(temporary, size)
+    h5py.File(temporary, "r").close()  # raises if HDF5 misses anything beyond that size
+    return verdict, row_count
 
 
 def room_needed(journal_bytes: int) -> int:
@@ -117,15 +133,16 @@ def free_bytes(folder: Path) -> int:
     return stats.f_bavail * stats.f_frsize
 
 
-def _check_room(folder: Path) -> None:
-    # HDF5 handles a full disk badly (errors on close, too), so it is not let run into one
-    needed = room_needed(sum(f.stat().st_size for f in folder.iterdir()))
-    free = free_bytes(folder)
-    if free < needed:
-        raise RecordingError(
-            f"{folder.name} needs {needed / 1e6:.0f} MB to be finished and the disk has "
-            f"{free / 1e6:.0f} MB; the recording is kept: make room and run `tandem recover`"
-        )
+def _check_room(temporary: Path, needed: int) -> None:
+    """Take the space once without HDF5, where a refusal is an ordinary error.
+
+    Raises:
+        OSError: disk full, quota used up, or a limit on the size of files.
+    """
+    with open(temporary, "wb") as file:
+        if free_bytes(temporary.parent) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.posix_fallocate(file.fileno(), 0, needed)
 
 
 def _ending(folder: Path, streams: list[Stream], meta: Meta) -> _Ending:

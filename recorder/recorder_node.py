@@ -202,7 +202,8 @@ class RecorderNode:
         if silent := self._watch.silent(now_ns):
             return "; ".join(silent)
         seconds = self._rig.tasks[self._task].max_seconds
-        needed = self._watch.bytes_for(seconds) + self._rig.recording.min_free_bytes
+        needed = self._watch.bytes_for(seconds) + self._saver.bytes_needed
+        needed += self._rig.recording.min_free_bytes
         try:
             free = free_bytes(_existing(self._out))
         except OSError as error:
@@ -256,7 +257,7 @@ class RecorderNode:
     def _check_disk(self, now_ns: int, out: Outputs) -> None:
         """Stop while there is room left to finish the episode."""
         assert self._recording is not None
-        needed = room_needed(self._recording.bytes)
+        needed = room_needed(self._recording.bytes) + self._saver.bytes_needed
         free = free_bytes(self._recording.folder)
         if free < needed:
             self._break_off(

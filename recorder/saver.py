@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recorder.builder import Built, build
+from recorder.builder import Built, build, room_needed
 from recorder.recording import Recording, discard
 from teleop.errors import TandemError
 
@@ -40,6 +40,7 @@ class Saver:
     def __init__(self, in_background: bool) -> None:
         self._pool = ThreadPoolExecutor(1, "episode-saver") if in_background else None
         self._pending: dict[int, Future[Saved]] = {}
+        self._sizes: dict[int, int] = {}
         self._kept: dict[int, Path] = {}
         self._doomed: set[int] = set()
 
@@ -51,12 +52,14 @@ class Saver:
             future = Future()
             future.set_result(_finish(recording))
         self._pending[recording.meta.episode] = future
+        self._sizes[recording.meta.episode] = recording.bytes
 
     def finished(self) -> list[Saved]:
         """Episodes that were finished since the last call; discarded ones are gone by then."""
         done = []
         for episode in [e for e, future in self._pending.items() if future.done()]:
             saved = self._pending.pop(episode).result()
+            del self._sizes[episode]
             self._kept[episode] = saved.kept_at
             if episode in self._doomed:
                 self.discard(episode)
@@ -84,6 +87,11 @@ class Saver:
         else:
             path.unlink(missing_ok=True)
         return path
+
+    @property
+    def bytes_needed(self) -> int:
+        """Disk space that the episodes under way may still take."""
+        return sum(room_needed(size) for size in self._sizes.values())
 
     @property
     def busy(self) -> bool:

@@ -39,6 +39,12 @@ class Stream:
         """Path under ``/streams``."""
         return schema.stream_of(self.plan.topic)
 
+    def release(self) -> None:
+        """Close the journal that the images lie in."""
+        if self.images is not None:
+            self.images.data.clear()
+            self.images.reader.close()
+
 
 @dataclass(slots=True, eq=False)
 class Images:

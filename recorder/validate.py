@@ -20,6 +20,9 @@ from recorder.quality import Verdict
 from teleop.errors import EpisodeError
 from teleop.rig import Rig
 
+_HEADS = ("stamp_ns", "arrival_ns", "seq")
+"""What every stream has."""
+
 SAMPLED_FRAMES = 20
 """Frames decoded per camera unless all are asked for: first, last, and evenly between."""
 OPTIONAL_UNMEASURED = ("qvel", "effort")
@@ -42,31 +45,36 @@ def validate(path: Path | str, *, all_frames: bool = False) -> list[str]:
     except EpisodeError as error:
         return [str(error)]
     with file:
-        try:
-            return list(_faults(file, all_frames))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            return [f"{path}: damaged inside ({error})"]
+        found: list[str] = []
+        for check in _checks(file, all_frames):
+            try:
+                for fault in check:
+                    found.append(fault)
+            except (OSError, KeyError, ValueError, RuntimeError) as error:
+                # one damaged part must not hide what the other checks find
+                found.append(f"{path}: damaged inside ({str(error).splitlines()[0]})")
+        return found
 
 
-def _faults(file: h5py.File, all_frames: bool) -> Iterator[str]:
+def _checks(file: h5py.File, all_frames: bool) -> Iterator[Iterator[str]]:
     missing = [*_missing_parts(file)]
-    yield from missing
+    yield iter(missing)
     if missing:
         return
-    yield from _bad_attributes(file)
-    yield from _without_units(file)
-    streams = stream_groups(file)
+    yield _bad_attributes(file)
+    yield _without_units(file)
+    streams = _stream_groups(file)
     for name, group in streams.items():
-        yield from _stream_faults(name, group)
-    for name, group in streams.items():
+        yield _stream_faults(name, group)
         if "image" in group:
-            yield from _image_faults(name, group["image"], all_frames)
-    yield from _row_faults(file, streams)
-    yield from _observation_faults(file)
-    yield from _gap_faults(file, streams)
+            yield _image_faults(name, group["image"], all_frames)
+    whole = {n: g for n, g in streams.items() if all(head in g for head in _HEADS)}
+    yield _row_faults(file, whole)
+    yield _observation_faults(file)
+    yield _gap_faults(file, whole)
 
 
-def stream_groups(file: h5py.File) -> dict[str, h5py.Group]:
+def _stream_groups(file: h5py.File) -> dict[str, h5py.Group]:
     """All native streams by name."""
     found: dict[str, h5py.Group] = {}
 
@@ -125,15 +133,14 @@ def _without_units(file: h5py.File) -> Iterator[str]:
 
 def _stream_faults(name: str, group: h5py.Group) -> Iterator[str]:
     where = f"/{schema.STREAMS}/{name}"
-    heads = ("stamp_ns", "arrival_ns", "seq")
-    if absent := [head for head in heads if head not in group]:
+    if absent := [head for head in _HEADS if head not in group]:
         yield f"{where}: {', '.join(absent)} missing"
         return
     count = group["stamp_ns"].shape[0]
     for field, dataset in group.items():
         if isinstance(dataset, h5py.Dataset) and dataset.shape[0] != count:
             yield f"{where}/{field}: {dataset.shape[0]} samples, stamp_ns has {count}"
-    for head in heads:
+    for head in _HEADS:
         backward = np.flatnonzero(np.diff(group[head][:]) < 0)
         if len(backward):
             yield f"{where}/{head} goes backward at sample {int(backward[0]) + 1}"
@@ -146,8 +153,6 @@ def _stream_faults(name: str, group: h5py.Group) -> Iterator[str]:
 def _gap_faults(file: h5py.File, streams: dict[str, h5py.Group]) -> Iterator[str]:
     stored = json.loads(file.attrs["gaps"])
     for name, group in streams.items():
-        if "seq" not in group:
-            continue
         lost = gaps_of(group["seq"][:])
         if lost:
             yield f"/{schema.STREAMS}/{name}: {lost} messages were lost while recording"

@@ -157,11 +157,6 @@ class JointLimiter:
         """The present setpoint of the gripper, 0 closed ... 1 open."""
         return float(self._position[-1]) if self._has_gripper else None
 
-    @property
-    def moving(self) -> bool:
-        """Whether the setpoint has velocity left."""
-        return bool(self._velocity.any())
-
     def reset(self, position_rad: FloatArray, gripper: float | None) -> None:
         """Put the setpoint, at rest, where the arm was measured.
 

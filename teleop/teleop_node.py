@@ -15,8 +15,9 @@ from teleop.messages import LIMP, LIMP_GRIPPER, ArmState
 from teleop.node import Inputs, NodeContext, NodeHealth, Outputs
 from teleop.rig import Rig
 
-FOLLOWER_START_GRIPPER = 1.0
-"""Followers start open: ready to grasp, and nothing is pinched while homing."""
+FOLLOWER_START_GRIPPER = 0.0
+"""Followers start closed, as in ALOHA: the leaders are closed when the episode begins, so the
+follower's gripper does not snap shut first, and a policy need not learn that it does."""
 
 LEADER_START_GRIPPER = 0.5
 """Leaders' triggers start half way, so that closing them is a deliberate sign to start."""

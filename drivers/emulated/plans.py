@@ -27,6 +27,9 @@ SOCKET_HALF_M = 0.06
 INSERTION_STEPS = ((-0.04, 0.5), (-0.015, 0.4), (0.03, 0.6), (SOCKET_HALF_M + 0.008, 0.6))
 """Depth (m) of the peg's end in the socket and seconds to get there; the last leans on the pin."""
 HOVER_M = 0.10
+CARELESS_M = 0.01
+"""Standard deviation of where a hand goes above an object before it looks closely: a finger's
+width. The correction that follows is what a policy learns to recover from."""
 MEET_M = np.array([0.0, 0.5, 0.24])
 """Where the two grippers meet, midway between the bases."""
 
@@ -86,7 +89,7 @@ def _pinch(thing: FloatArray) -> FloatArray:
 def transfer_cube(eyes: Eyes, rng: np.random.Generator) -> Plan:
     """Pick the cube with the right hand and give it to the left."""
     grasp = _pinch(eyes.position_m("cube"))
-    careless = rng.normal(0.0, 0.004, (2, 3))
+    careless = rng.normal(0.0, CARELESS_M, (2, 3))
     waiting = MEET_M + _x(-0.15)
     yield Move(
         1.1,
@@ -116,7 +119,7 @@ def insertion(eyes: Eyes, rng: np.random.Generator) -> Plan:
         "left": _pinch(eyes.position_m("socket")) - _x(BEHIND_M),
         "right": _pinch(eyes.position_m("peg")) + _x(BEHIND_M),
     }
-    careless = dict(zip(SIDES, rng.normal(0.0, 0.004, (2, 3)), strict=True))
+    careless = dict(zip(SIDES, rng.normal(0.0, CARELESS_M, (2, 3)), strict=True))
     above = {s: _pose(grasp[s] + _z(HOVER_M) + careless[s], 60) for s in SIDES}
     yield Move(1.2, above, {"left": 1.0, "right": 1.0})
     yield Move(0.6, {s: _pose(grasp[s], 60) for s in SIDES}, wait_s=0.5)

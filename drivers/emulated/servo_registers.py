@@ -1,8 +1,7 @@
 """The control table of one emulated servo: what it holds, refuses and forgets.
 
 Source of addresses, ranges and factory values: ROBOTIS e-manual, control tables of
-XM430-W350, XM540-W270, XL430-W250 and XC430-W150. Where firmware differs from the page it
-is said beside the number.
+XM430, XM540, XL430-W250 and XC430 servos.
 """
 
 from __future__ import annotations
@@ -113,7 +112,10 @@ class Factory:
     """Zero: the servo has no current sensor, and no modes 0 and 5."""
     position_p: int = 800
     position_d: int = 0
+    velocity_i: int = 1920
     temperature_limit_c: int = 80
+    voltage_limits: tuple[int, int] = (95, 160)
+    """Units of 0.1 V."""
 
 
 FACTORY: Final = {
@@ -121,10 +123,9 @@ FACTORY: Final = {
     "XM540-W150": Factory(velocity_limit=230, current_limit=2047),
     "XM430-W350": Factory(velocity_limit=200, current_limit=1193),
     "XM430-W210": Factory(velocity_limit=330, current_limit=1193),
-    "XL430-W250": Factory(265, 0, position_p=640, position_d=4000, temperature_limit_c=72),
-    # XC430: the gains are those of the XM430, an assumption; nothing here depends on them.
-    "XC430-W150": Factory(velocity_limit=460, current_limit=0),
-    "XC430-W240": Factory(velocity_limit=306, current_limit=0),
+    "XL430-W250": Factory(265, 0, 640, 4000, 1000, 72, voltage_limits=(60, 140)),
+    "XC430-W150": Factory(460, 0, position_p=460, voltage_limits=(60, 160)),
+    "XC430-W240": Factory(306, 0, position_p=700, voltage_limits=(60, 160)),
 }
 
 
@@ -156,7 +157,8 @@ class ServoRegisters:
         factory = self.factory
         values = {0: self.number, 6: FIRMWARE, 7: servo_id, 8: baud_code, 9: 250}
         values |= {11: dt.MODE_POSITION, 12: dt.NO_SECONDARY_ID, 13: 2, 20: 0, 24: 10, 10: 0}
-        values |= {31: factory.temperature_limit_c, 32: 160, 34: 95, 36: 885}
+        values |= {31: factory.temperature_limit_c, 36: 885}
+        values |= {34: factory.voltage_limits[0], 32: factory.voltage_limits[1]}
         values |= {38: factory.current_limit, 44: factory.velocity_limit, 48: 4095, 52: 0, 63: 52}
         for address, value in values.items():
             self.set(address, value)
@@ -164,7 +166,8 @@ class ServoRegisters:
     def reset_ram(self) -> None:
         """What a power-up or a reboot does to the volatile half."""
         self.table[64:] = bytes(TABLE_SIZE - 64)
-        gains = {76: 1920, 78: 100, 80: self.factory.position_d, 84: self.factory.position_p}
+        factory = self.factory
+        gains = {76: factory.velocity_i, 78: 100, 80: factory.position_d, 84: factory.position_p}
         goals = {68: dt.REPLY_TO_ALL, 100: self.get(36), 102: self.get(38), 104: self.get(44)}
         for address, value in {**gains, **goals, 144: 120, 146: 30}.items():
             self.set(address, value)

@@ -88,6 +88,9 @@ class EmulatedWorld:
             self._time_ns = now_ns
         while self._time_ns + self._step_ns <= now_ns:
             self._step()
+        with self.lock:
+            for chain in self.chains.values():
+                chain.advance(now_ns)
 
     def _step(self) -> None:
         plant = self.plant

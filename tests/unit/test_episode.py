@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 import simplejpeg
-from tests.episode_feed import Feed, recorded_episode, recorder_for, small_rig
 
 from recorder import inspect
 from recorder.episode import Episode, find_episodes
 from teleop.errors import EpisodeError, UnknownNameError
+from tests.episode_feed import Feed, recorded_episode, recorder_for, small_rig
 
 ROOT = Path(__file__).parents[2]
 

@@ -101,9 +101,7 @@ def test_a_journal_is_never_overwritten(tmp_path: Path) -> None:
         JournalWriter(tmp_path / "a", TOPIC)
 
 
-def test_a_full_disk_leaves_no_torn_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_torn_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that the disk takes half of is taken back, and the error is the disk's."""
     writer = JournalWriter(tmp_path / "a", TOPIC)
     writer.append(*RECORDS[0])

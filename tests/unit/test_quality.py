@@ -13,7 +13,6 @@ from teleop.rig import Recording
 SECONDS = 4.0
 ROW_HZ = 50.0
 ROWS_NS = (np.arange(int(SECONDS * ROW_HZ) + 1) * (NS_PER_S / ROW_HZ)).astype(np.int64)
-TIME_S = ROWS_NS / NS_PER_S
 
 
 def stream(
@@ -22,6 +21,7 @@ def stream(
     keep: np.ndarray | None = None,
     until_s: float = SECONDS,
     frozen: np.ndarray | None = None,
+    rows_ns: np.ndarray = ROWS_NS,
 ) -> StreamFacts:
     """A stream at this rate over the whole episode; ``keep`` selects what was not lost."""
     stamp = (np.arange(int(until_s * hz) + 1) * (NS_PER_S / hz)).astype(np.int64)
@@ -30,31 +30,32 @@ def stream(
     stamps = StreamStamps(
         stamp[keep], stamp[keep], seq[keep], hz, None if frozen is None else frozen[: keep.sum()]
     )
-    return StreamFacts(stamps, align(stamps, ROWS_NS, ROW_HZ, 0.05), True, frozen is not None)
+    return StreamFacts(stamps, align(stamps, rows_ns, ROW_HZ, 0.05), True, frozen is not None)
 
 
-def good() -> EpisodeFacts:
+def good(rows_ns: np.ndarray = ROWS_NS) -> EpisodeFacts:
     """An arm that follows its leader, and a camera."""
-    q = np.column_stack([np.sin(3 * TIME_S), 0.1 * TIME_S])
+    time_s = rows_ns / NS_PER_S
+    q = np.column_stack([np.sin(3 * time_s), 0.1 * time_s])
     return EpisodeFacts(
         recording=Recording(),
         start_ns=0,
         stop_ns=int(ROWS_NS[-1]),
-        rows_ns=ROWS_NS,
+        rows_ns=rows_ns,
         streams={
-            "arm/follow/state": stream(100),
-            "camera/high": stream(30, frozen=np.zeros(1000, bool)),
+            "arm/follow/state": stream(100, rows_ns=rows_ns),
+            "camera/high": stream(30, frozen=np.zeros(1000, bool), rows_ns=rows_ns),
         },
         position_rad={"lead": q + 0.05, "follow": q},
-        limited={"follow": np.zeros(len(ROWS_NS), bool)},
+        limited={"follow": np.zeros(len(rows_ns), bool)},
         leader_of={"follow": "lead"},
         joint_names={"follow": ("waist", "elbow")},
     )
 
 
-def with_stream(name: str, facts: StreamFacts) -> EpisodeFacts:
+def with_stream(name: str, facts: StreamFacts, rows_ns: np.ndarray = ROWS_NS) -> EpisodeFacts:
     """The good episode with one stream replaced."""
-    base = good()
+    base = good(rows_ns)
     return replace(base, streams={**base.streams, name: facts})
 
 
@@ -111,8 +112,9 @@ def test_a_stream_that_stops_early_fails() -> None:
 def test_an_absent_stream_fails() -> None:
     """No sample, no rows."""
     empty = StreamStamps(*(np.zeros(0, np.int64) for _ in range(3)), 100.0)
-    facts = with_stream("arm/follow/state", StreamFacts(empty, None, True))
-    verdict = judge(replace(facts, rows_ns=np.zeros(0, np.int64)))
+    no_rows = np.zeros(0, np.int64)
+    absent = StreamFacts(empty, align(empty, no_rows, ROW_HZ, 0.05), True)
+    verdict = judge(with_stream("arm/follow/state", absent, no_rows))
     assert "arm/follow/state has no samples" in verdict.reasons
     assert verdict.level == "fail"
 
@@ -168,6 +170,7 @@ def test_missing_positions_fail() -> None:
 def test_rows_that_begin_late_name_the_stream_that_was_waited_for() -> None:
     """Here the camera."""
     keep = np.arange(1000) >= 60
-    facts = with_stream("camera/high", stream(30, keep=keep, frozen=np.zeros(1000, bool)))
-    verdict = judge(replace(facts, rows_ns=ROWS_NS[100:]))
+    rows_ns = ROWS_NS[100:]
+    late = stream(30, keep=keep, frozen=np.zeros(1000, bool), rows_ns=rows_ns)
+    verdict = judge(with_stream("camera/high", late, rows_ns))
     assert any("rows begin 2.0 s late: camera/high" in reason for reason in verdict.reasons)

@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.episode_feed import Feed, recorded_episode, recorder_for, small_rig
 
 from recorder.episode import find_episodes
 from recorder.validate import validate
+from tests.episode_feed import Feed, recorded_episode, recorder_for, small_rig
 
 
 @pytest.fixture(scope="module")
