@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,7 @@ from drivers.emulated.pty_bus import PtyBus
 from drivers.emulated.servo_bank import ServoBank
 from drivers.emulated.servo_chain import chains_of
 from drivers.emulated.servo_motors import axes_of
+from drivers.viperx import SPARES
 from teleop.clock import NS_PER_S, MonotonicClock, Ticker
 from teleop.rig_files import load_rig
 
@@ -47,6 +48,8 @@ TIMEOUT_S = 0.02
 BLOCK_BYTES = 10
 CYCLE_BYTES = (14 + 9) + 9 * (11 + BLOCK_BYTES) + (14 + 9 * 5)
 """Read request, nine replies, write: the bytes of one cycle."""
+READ_S = (CYCLE_BYTES - (14 + 9 * 5)) * BITS_PER_BYTE / BAUD
+"""Request and replies on the wire: a read that took less was given an older read's reply."""
 
 
 class Client(Protocol):
@@ -65,7 +68,7 @@ class Codec:
     def __init__(self, path: str) -> None:
         self._port = QuietPort(path, MonotonicClock(), BAUD)
         self._port.openPort()
-        self._reader = GroupReader(self._port, IDS, MOTION, TIMEOUT_S)
+        self._reader = GroupReader(self._port, IDS, MOTION, TIMEOUT_S, SPARES)
         self._writer = GroupWrite(IDS, table.GOAL_POSITION)
 
     def cycle(self) -> bool:
@@ -120,10 +123,23 @@ class Run:
 
     cycles: int = 0
     failed: int = 0
+    stale: int = 0
+    """Cycles faster than their bytes take on the wire; the rate means nothing then."""
     missed: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
-    late_ms: list[float] | None = None
+    cycle_ms: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
+
+    def take(self, client: Client) -> None:
+        """One cycle of the client."""
+        start = time.monotonic()
+        done = client.cycle()
+        took_s = time.monotonic() - start
+        self.cycles += 1
+        self.failed += not done
+        self.stale += done and took_s < READ_S
+        self.cycle_ms.append(took_s * 1e3)
 
     @property
     def cpu_us(self) -> float:
@@ -136,8 +152,7 @@ def free_run(client: Client, seconds: float) -> Run:
     run = Run()
     cpu, start = time.thread_time(), time.monotonic()
     while time.monotonic() - start < seconds:
-        run.failed += not client.cycle()
-        run.cycles += 1
+        run.take(client)
     run.cpu_s, run.seconds = time.thread_time() - cpu, time.monotonic() - start
     return run
 
@@ -146,17 +161,14 @@ def paced_run(client: Client, seconds: float, run: Run) -> None:
     """At a fixed rate; lateness is that of each cycle's start."""
     clock = MonotonicClock()
     ticker = Ticker(NS_PER_S // RATE_HZ, clock.now_ns())
-    late_ms = []
     cpu, start = time.thread_time(), time.monotonic()
     while time.monotonic() - start < seconds:
         clock.sleep_until_ns(ticker.deadline_ns)
         now_ns = clock.now_ns()
-        late_ms.append((now_ns - ticker.deadline_ns) / 1e6)
+        run.late_ms.append((now_ns - ticker.deadline_ns) / 1e6)
         run.missed += ticker.advance(now_ns)
-        run.failed += not client.cycle()
-        run.cycles += 1
+        run.take(client)
     run.cpu_s, run.seconds = time.thread_time() - cpu, time.monotonic() - start
-    run.late_ms = late_ms
 
 
 def four_buses(make: Callable[[str], Client], paths: list[str], seconds: float) -> list[Run]:
@@ -215,25 +227,40 @@ def main() -> None:
     limit_hz = 1 / (CYCLE_BYTES * BITS_PER_BYTE / BAUD + args.usb_latency_ms / 1e3)
     print(f"{platform.platform()}, Python {platform.python_version()}, {time.strftime('%F')}")
     print(f"9 servos, {CYCLE_BYTES} bytes per cycle at {BAUD} baud, read and write\n")
-    print(f"| client | one bus Hz | of wire limit | CPU us/cycle | 4 x {RATE_HZ} Hz: ", end="")
-    print("cycles | missed | failed | start late p50 ms | p99 ms | CPU us/cycle |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    print(f"| wire limit | {limit_hz:.0f} | 100 % | 0 | - | - | - | - | - | - |")
+    print("| client | one bus Hz | of wire limit | median cycle ms | failed | stale |", end="")
+    print(
+        f" CPU us/cycle | 4 x {RATE_HZ} Hz: cycles | missed | failed | stale | start late p50 ms |",
+        end="",
+    )
+    print(" p99 ms | CPU us/cycle |\n" + "|---" * 14 + "|")
+    print(f"| wire limit | {limit_hz:.0f} | 100% | {1e3 / limit_hz:.2f} |" + " - |" * 10)
     for name, make in CLIENTS.items():
         with buses(args.usb_latency_ms / 1e3) as paths:
             client = make(paths[0])
             one = free_run(client, args.seconds)
             client.close()
             four = four_buses(make, paths, args.seconds)
-        late = np.concatenate([run.late_ms or [] for run in four])
-        cycles = sum(run.cycles for run in four)
-        cpu_us = sum(run.cpu_s for run in four) / cycles * 1e6
-        hz = (one.cycles - one.failed) / one.seconds
-        print(
-            f"| {name} | {hz:.0f} | {hz / limit_hz:.0%} | {one.cpu_us:.0f} | {cycles} | "
-            f"{sum(run.missed for run in four)} | {sum(run.failed for run in four)} | "
-            f"{np.percentile(late, 50):.2f} | {np.percentile(late, 99):.2f} | {cpu_us:.0f} |"
-        )
+        print(f"| {name} | {one_bus_cells(one, limit_hz)} | {four_bus_cells(four)} |")
+
+
+def one_bus_cells(run: Run, limit_hz: float) -> str:
+    """What one bus gave, free running."""
+    hz = (run.cycles - run.failed) / run.seconds
+    return (
+        f"{hz:.0f} | {hz / limit_hz:.0%} | {np.median(run.cycle_ms):.2f} | "
+        f"{run.failed} | {run.stale} | {run.cpu_us:.0f}"
+    )
+
+
+def four_bus_cells(runs: list[Run]) -> str:
+    """What four buses gave together, at the fixed rate."""
+    late = np.concatenate([run.late_ms for run in runs])
+    cycles = sum(run.cycles for run in runs)
+    return (
+        f"{cycles} | {sum(run.missed for run in runs)} | {sum(run.failed for run in runs)} | "
+        f"{sum(run.stale for run in runs)} | {np.percentile(late, 50):.2f} | "
+        f"{np.percentile(late, 99):.2f} | {sum(run.cpu_s for run in runs) / cycles * 1e6:.0f}"
+    )
 
 
 if __name__ == "__main__":

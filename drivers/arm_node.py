@@ -206,7 +206,7 @@ class ArmNode:
             return False
         log.warning("%s: connected again", self.name)
         self._faults.found_again()
-        self._torque, self._wanted_torque = None, HELD
+        self._wanted_torque = HELD
         return True
 
     # -- deciding ---------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,7 @@ class _Ending:
 
 
 def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str = "") -> Built:
-    """Make ``target`` from the journals in ``folder`` and delete the folder.
+    """Make ``target`` from the journals in ``folder``, which may be deleted then.
 
     Args:
         folder: The ``.partial`` folder.
@@ -89,7 +88,6 @@ def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str
     finally:
         for stream in streams:
             stream.release()
-    shutil.rmtree(folder)
     seconds = (ending.stop_ns - meta.start_ns) / NS_PER_S
     lost = {s.plan.topic: s.lost_bytes for s in streams if s.lost_bytes}
     return Built(target, verdict, row_count, seconds, lost)

@@ -68,6 +68,7 @@ def _recover_one(folder: Path) -> Recovered:
         if not (folder / schema.META_NAME).exists():
             return _drop_empty(folder)
         built = build(folder, target, recovered=True)
+        shutil.rmtree(folder)
     except (TandemError, OSError) as error:
         return Recovered(folder, None, str(error), ok=False)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,12 @@ class Saver:
         """Take over a stopped recording."""
         if self._pool is not None:
             future = self._pool.submit(_finish, recording)
+            # behind it, so that "saved" does not wait for the deletion
+            self._pool.submit(_clean_up, recording, future)
         else:
             future = Future()
             future.set_result(_finish(recording))
+            _clean_up(recording, future)
         self._pending[recording.meta.episode] = future
         self._sizes[recording.meta.episode] = recording.bytes
 
@@ -121,6 +125,15 @@ def _finish(recording: Recording) -> Saved:
         # a fault of ours must not end the recorder, which may be in the next episode by now
         log.exception("%s cannot be finished", recording.folder)
         return saved(recording.folder, None, f"{recording.folder} cannot be finished: {error!r}")
+    return saved(built.path, built)
+
+
+def _clean_up(recording: Recording, future: Future[Saved]) -> None:
+    """Delete the journals of a finished episode and let go of an unfinished one."""
+    try:
+        if future.result().built is not None:
+            shutil.rmtree(recording.folder)
+    except OSError as error:
+        log.warning("%s cannot be deleted: %s", recording.folder, error)
     finally:
         recording.lock.release()
-    return saved(built.path, built)

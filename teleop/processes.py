@@ -1,6 +1,6 @@
 """One node as one process: the loop, and the entry point of the child.
 
-The supervisor starts ``python -m teleop.processes`` with the node's description on standard
+The supervisor starts ``python -m teleop.processes NAME`` with the node's description on standard
 input and reads one line of JSON from its standard output: ``{"ready": true}`` or
 ``{"error": "..."}``. The child ignores Ctrl-C (the supervisor decides the order in which
 nodes stop), ends on SIGTERM, and ends by itself when the supervisor has gone.

@@ -87,7 +87,7 @@ class Supervisor:
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         with (self._log_dir / f"{spec.name}.log").open("wb") as node_log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "teleop.processes"],
+                [sys.executable, "-m", "teleop.processes", spec.name],  # the name is for ps
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=node_log,

@@ -23,7 +23,11 @@ def process_rig(rig: Rig, runtime_dir: Path) -> Rig:
     return rig.replaced(
         backend="emulated",
         arms={
-            name: arm.model_dump() | {"port": str(runtime_dir / f"ttyDXL_{name}")}
+            name: arm.model_dump()
+            | {
+                "port": str(runtime_dir / f"ttyDXL_{name}"),
+                "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
+            }
             for name, arm in rig.arms.items()
         },
         cameras={
@@ -35,6 +39,9 @@ def process_rig(rig: Rig, runtime_dir: Path) -> Rig:
         network=rig.network.model_dump() | {"base_port": base},
     )
 
+
+EMULATED_READ_TIMEOUT_S = 0.05
+"""Emulated servos share the processor with all else and may be late by some scheduler slices."""
 
 UNSUPPORTED_BY_A_URL = {"exposure": None, "focus": None, "white_balance_k": None, "gain": None}
 """Camera controls that exist on a V4L2 device and not behind a URL."""

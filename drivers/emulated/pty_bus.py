@@ -49,13 +49,13 @@ class PtyBus:
         self,
         chain: ServoChain,
         link: Path,
-        lock: threading.Lock | None = None,
+        lock: contextlib.AbstractContextManager[object] | None = None,
         paced: bool = False,
         usb_latency_s: float = 0.0,
     ) -> None:
         self.chain = chain
         self.link = link
-        self._lock = lock or threading.Lock()
+        self._lock = lock if lock is not None else threading.Lock()
         self._paced = paced
         self._usb_ns = ns_from_s(usb_latency_s)
         self._clock = MonotonicClock()
@@ -172,8 +172,9 @@ class PtyBus:
         for ready_ns, reply in replies:
             due_ns = ready_ns
             if self._paced:
-                start_ns = self._line_free_ns + ready_ns - now_ns
-                due_ns = start_ns + len(reply) * wire_ns + self._usb_ns
+                start_ns = max(self._line_free_ns, ready_ns)
+                self._line_free_ns = start_ns + len(reply) * wire_ns
+                due_ns = self._line_free_ns + self._usb_ns
             heapq.heappush(self._outbox, (due_ns, next(self._count), reply))
 
     def _speak(self) -> None:

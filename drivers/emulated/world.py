@@ -7,13 +7,13 @@ each servo bus on a pseudo-terminal, and hands snapshots to the camera process.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drivers.emulated.fair_lock import FairLock
 from drivers.emulated.operator import Operator, ScriptedOperator
 from drivers.emulated.plant import Plant
 from drivers.emulated.recorded_operator import RecordedOperator
@@ -56,7 +56,7 @@ class EmulatedWorld:
         operator_file: Path | None = None,
     ) -> None:
         self.rig = rig
-        self.lock = threading.Lock()
+        self.lock = FairLock()
         """Held while the physics moves and while a servo bus is served."""
         names = sorted(rig.arms)
         self.plant = Plant(names, task, seed)

@@ -1,11 +1,14 @@
 """kill -9 of a recorder at random instants: nothing that was written is lost."""
 
+import os
 import random
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,54 +23,78 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 COUNTED = ("arm/follow/state", "camera/high/frame")
 
-CHILD = """
+# One process imports everything once and forks a recorder per line it reads: a folder.
+# It reports (BEGUN, pid, 0), (TAKEN, newest seq per counted topic) ..., (ENDED, 0, 0).
+BEGUN, TAKEN, ENDED = range(3)
+REPORT = struct.Struct("<3q")
+SPAWNER = """
 import os, struct, sys
 from pathlib import Path
 from tests.episode_feed import Feed, recorder_for, small_rig
-rig = small_rig("emulated")
-feed = Feed(rig, recorder_for(rig, Path(sys.argv[1])))
-feed.run(0.6)
-feed.step(feed.event("start"))
-while True:
-    feed.step()
-    # acknowledged: what the recorder has taken by now
-    newest = [feed.sent[topic][-1].message.seq for topic in sys.argv[2:]]
-    os.write(1, struct.pack("<2q", *newest))
+
+def report(*values):
+    os.write(1, struct.pack("<3q", *values))
+
+def record(out):
+    rig = small_rig("emulated")
+    feed = Feed(rig, recorder_for(rig, Path(out)))
+    feed.run(0.6)
+    feed.step(feed.event("start"))
+    report(0, os.getpid(), 0)
+    while True:
+        feed.step()
+        report(1, *(feed.sent[topic][-1].message.seq for topic in sys.argv[1:]))
+
+while line := sys.stdin.readline():
+    if (pid := os.fork()) == 0:
+        record(line.strip())
+    os.waitpid(pid, 0)
+    report(2, 0, 0)
 """
-ACKNOWLEDGED = struct.Struct("<2q")
 
 
-def record_until_killed(out: Path, steps: int, delay_s: float) -> tuple[int, ...]:
-    """Feed a recorder in a process of its own, kill it, return what it had acknowledged."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, out, *COUNTED], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    assert child.stdout is not None
-    newest = (-1, -1)
-    try:
-        for _ in range(steps):
-            newest = ACKNOWLEDGED.unpack(child.stdout.read(ACKNOWLEDGED.size))
-        try:
-            child.wait(timeout=delay_s)  # an instant that the child's steps do not decide
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-    finally:
-        child.kill()
-    rest = child.stdout.read()
-    child.stdout.close()
-    child.wait()
-    whole = len(rest) // ACKNOWLEDGED.size * ACKNOWLEDGED.size
-    if whole:
-        newest = ACKNOWLEDGED.unpack(rest[whole - ACKNOWLEDGED.size : whole])
-    return newest
+@pytest.fixture
+def spawner() -> Iterator[subprocess.Popen[bytes]]:
+    """The process that forks recorders."""
+    command = [sys.executable, "-c", SPAWNER, *COUNTED]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
-def test_killed_recorders_lose_nothing_that_they_had_acknowledged(tmp_path: Path) -> None:
+def record_until_killed(
+    spawner: subprocess.Popen[bytes], out: Path, steps: int, delay_s: float
+) -> tuple[int, int]:
+    """Feed a recorder in a process of its own, kill it, return what it had taken by then."""
+    assert spawner.stdin is not None
+    assert spawner.stdout is not None
+    spawner.stdin.write(f"{out}\n".encode())
+    spawner.stdin.flush()
+    newest, taken, pid = (-1, -1), 0, 0
+    while True:
+        kind, a, b = REPORT.unpack(spawner.stdout.read(REPORT.size))
+        if kind == ENDED:
+            return newest
+        if kind == BEGUN:
+            pid = a
+            continue
+        newest, taken = (a, b), taken + 1
+        if taken == steps:
+            # a delay on top, so that the child's steps do not decide the instant
+            threading.Timer(delay_s, os.kill, (pid, signal.SIGKILL)).start()
+
+
+def test_killed_recorders_lose_nothing_that_they_had_acknowledged(
+    tmp_path: Path, spawner: subprocess.Popen[bytes]
+) -> None:
     """Twenty kills at random instants, twenty sound episodes."""
     rng = random.Random(5)
     for kill in range(KILLS):
         out = tmp_path / str(kill)
-        newest = record_until_killed(out, rng.randint(1, 60), rng.random() * 0.02)
+        newest = record_until_killed(spawner, out, rng.randint(1, 60), rng.random() * 0.02)
         (found,) = finish_left_overs(out)
         assert found.ok, found.words
         (path,) = find_episodes(out)
@@ -143,9 +170,7 @@ def test_a_recording_under_way_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", '{"meta_version": 99}', "{}"])
-def test_a_folder_that_cannot_be_understood_is_kept_and_named(
-    tmp_path: Path, content: str
-) -> None:
+def test_a_folder_that_cannot_be_understood_is_kept_and_named(tmp_path: Path, content: str) -> None:
     """Nothing is deleted that may hold somebody's work."""
     folder = cut_off_episode(tmp_path)
     (folder / "meta.json").write_text(content)

@@ -110,7 +110,7 @@ def test_the_same_messages_make_the_same_journals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byte for byte, so that a seed decides everything in lockstep."""
-    monkeypatch.setattr(builder.shutil, "rmtree", lambda path: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda path: None)
     contents = []
     for name in ("a", "b"):
         feed = ready_feed(tmp_path / name)

@@ -76,7 +76,10 @@ def test_half_speed_takes_twice_as_long(followers: Rig) -> None:
     """Option ``speed``."""
     stage = stage_of(followers, speed=0.5)
     stage.run()
-    stage.ticks(390)
+    stage.ticks(100)
+    half_way = wave(followers, "left_follower").at(0.5)
+    assert stage.pose["left_follower"] == pytest.approx(half_way.position_rad)
+    stage.ticks(290)
     assert stage.node.health(stage.now_ns).state == "following"
     stage.ticks(15)
     assert stage.node.health(stage.now_ns).state == "finished"

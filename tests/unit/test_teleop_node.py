@@ -7,7 +7,7 @@ from commander_stage import TICK_NS, Stage, leases, modes
 from teleop import topics
 from teleop.messages import LIMP, LIMP_GRIPPER, POSITION, ArmState
 from teleop.rig import Rig
-from teleop.teleop_node import TeleopNode, joint_order
+from teleop.teleop_node import FOLLOWER_START_GRIPPER, TeleopNode, joint_order
 
 LEADERS = ("left_leader", "right_leader")
 FOLLOWERS = ("left_follower", "right_follower")
@@ -31,7 +31,7 @@ def test_nothing_is_commanded_before_the_session_asks(stage: Stage) -> None:
 
 
 def test_homing_ramps_all_arms_to_their_start_pose(stage: Stage) -> None:
-    """From where they are measured, at the homing velocity; leaders half open, followers open."""
+    """From where they are measured, at the homing velocity; leaders' grippers half open."""
     begin = {arm: pose.copy() for arm, pose in stage.pose.items()}
     stage.home()
     for arm in (*LEADERS, *FOLLOWERS):
@@ -41,7 +41,7 @@ def test_homing_ramps_all_arms_to_their_start_pose(stage: Stage) -> None:
         top = stage.rig.safety.homing_velocity_rad_s * TICK_NS / 1e9
         assert np.abs(np.diff(path, axis=0)).max() <= top * 1.001
     assert {stage.gripper[arm] for arm in LEADERS} == {0.5}
-    assert {stage.gripper[arm] for arm in FOLLOWERS} == {1.0}
+    assert {stage.gripper[arm] for arm in FOLLOWERS} == {FOLLOWER_START_GRIPPER}
 
 
 def test_homing_begins_after_the_old_lease_has_run_out_everywhere(stage: Stage) -> None:
