@@ -66,6 +66,11 @@ class StreamView:
         """The rate it should have had; None when it has none."""
         return float(self._group.attrs["nominal_hz"]) or None
 
+    @property
+    def required(self) -> bool:
+        """Whether the episode makes no sense without it."""
+        return bool(self._group.attrs["required"])
+
     def __getitem__(self, field: str) -> NDArray[Any]:
         """A whole field, (N, ...); text as str objects.
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from recorder.episode import Episode, StreamView
 from recorder.schema import Flag
-from teleop import topics
 from teleop.errors import MissingExtraError
 
 SHEET_FRAMES = 6
@@ -20,6 +19,8 @@ NS_PER_MS = 1e6
 
 def summary(path: Path | str) -> str:
     """What an operator wants to know of an episode, as lines of text.
+
+    Streams that had nothing to say, such as a policy's in teleoperation, are left out.
 
     Raises:
         EpisodeError: the file is not a readable episode.
@@ -47,6 +48,8 @@ def _stream_table(episode: Episode) -> Iterator[str]:
     )
     for name in episode.streams:
         view = episode.stream(name)
+        if len(view) == 0 and not view.required:
+            continue
         rate, nominal = episode.rates_hz.get(name), view.nominal_hz
         latency = _latency_ms(view)
         yield (
@@ -175,12 +178,13 @@ def _draw_latency(axis: Any, episode: Episode) -> None:
 def _draw_gaps(axis: Any, episode: Episode) -> None:
     """One line per stream of the rows, a mark at each flagged row."""
     names = [name for name in episode.streams if episode.on_rows(name)]
-    names = [name for name in names if name != topics.POLICY_CHUNK]
+    names = [name for name in names if episode.stream(name).nominal_hz is not None]
     time_s = _seconds(episode, episode.rows_stamp_ns)
     for level, name in enumerate(names):
         flagged = episode.flags(name) != 0
         axis.plot(time_s[flagged], np.full(int(flagged.sum()), level), "|", ms=5, color="C3")
     axis.set_yticks(range(len(names)), names, fontsize=6)
     axis.set_ylim(-0.5, max(len(names) - 0.5, 0.5))
+    axis.set_xlim(0, max(episode.seconds, 0.1))
     axis.set_xlabel("s   (marks: rows with a missing, stale, repeated, lost or frozen sample)")
     axis.tick_params(labelsize=6)

@@ -352,7 +352,8 @@ def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
     """What is recorded for a task, and what of it is required.
 
     Required are the state of every arm, what followers were let do, and the task's cameras.
-    The recorder's own health is left out: it tells of the disk, not of the episode.
+    The recorder's own health is left out: it tells of the disk, not of the episode. What
+    leaders are let do has no rate: guided by hand they are commanded nothing.
     """
     chosen = rig.tasks[task].cameras
     idle = {"recorder", *(() if chosen is None else set(rig.cameras) - set(chosen))}
@@ -361,8 +362,11 @@ def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
         *(topics.arm_applied(arm) for arm in rig.followers),
         *(topics.camera_frame(camera) for camera in rig.cameras),
     }
+    unpaced = {topics.arm_applied(arm) for arm in rig.leaders}
     return tuple(
-        StreamPlan(topic, nominal_rate_hz(rig, topic), topic in required)
+        StreamPlan(
+            topic, None if topic in unpaced else nominal_rate_hz(rig, topic), topic in required
+        )
         for topic in sorted(topics_of(rig))
         if topics.row_of(topic).recorded and idle.isdisjoint(topic.split("/"))
     )

@@ -54,7 +54,7 @@ class ServoGripper(Model):
     closed_rad: float
     open_rad: float
     reverse: bool = False
-    operating_mode: Literal["position", "current_based_position", "pwm"] = "position"
+    operating_mode: Literal["position", "current_based_position"] = "position"
     current_limit_a: Positive | None = None
     """Goal current in current-based position mode: the most the fingers may press with."""
     max_velocity_1_s: Positive = 4.0

@@ -84,7 +84,7 @@ def recording(out: Path) -> Iterator[subprocess.Popen[str]]:
 def the_episode(out: Path) -> Episode:
     """The only episode in a folder, valid, with more than half a second in it."""
     paths = find_episodes(out)
-    assert len(paths) == 1
+    assert len(paths) == 1, sorted(out.rglob('*'))
     assert validate(paths[0]) == []
     episode = Episode(paths[0])
     assert episode.length > 25
@@ -126,7 +126,8 @@ def test_a_killed_recorder_loses_nothing_that_was_written(tmp_path: Path) -> Non
         _, said = process.communicate(timeout=PATIENCE_S)
         assert "node recorder killed by signal 9" in said
     assert find_episodes(tmp_path) == []
-    assert recover(tmp_path)
+    said = recover(tmp_path)
+    assert said, said
     the_episode(tmp_path)
 
 
@@ -146,10 +147,13 @@ def test_when_the_supervisor_is_killed_every_node_stops_and_the_episode_is_kept(
 def test_when_everything_is_killed_at_once_the_episode_is_recovered(tmp_path: Path) -> None:
     """kill -9 of the whole tree: what was in the journal is there."""
     with recording(tmp_path) as process:
-        for pid in (process.pid, *processes_under(process.pid).values()):
+        nodes = processes_under(process.pid)
+        for pid in (process.pid, *nodes.values()):
             os.kill(pid, signal.SIGKILL)
         process.wait()
-    assert recover(tmp_path)
+        wait_for(lambda: not any(running(pid) for pid in nodes.values()), "the nodes' end")
+    said = recover(tmp_path)
+    assert said, said
     the_episode(tmp_path)
 
 
