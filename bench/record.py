@@ -33,7 +33,8 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from recorder.recorder_node import Origin, RecorderNode
+from recorder.meta import Origin
+from recorder.recorder_node import RecorderNode
 from teleop import topics
 from teleop.addresses import free_base_port, nominal_rate_hz, topics_of
 from teleop.bus import Bus

@@ -7,6 +7,7 @@ seed than the one the training episodes were recorded with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from policies.card import read_card
 from policies.policy import OBJECT_POSE
 from policies.statistics import wilson
+from policies.video import framed, frames_of, side_by_side, write_video
+from recorder.episode import Episode
 from teleop.assembly import Job
 from teleop.errors import PolicyError
 from teleop.session import EpisodeResult
@@ -116,6 +119,32 @@ def inputs_of(folder: Path) -> str:
         for extra in contract.extras
     ]
     return "joints only (blind)" if len(parts) == 1 else ", ".join(parts)
+
+
+VIDEO_ROLLOUTS = 9
+VIDEO_EVERY_ROWS = 2
+BORDER_PX = 4
+SUCCESS_RGB, FAILURE_RGB = (40, 170, 60), (210, 50, 40)
+
+
+def write_video_of(score: Score, camera: str, path: Path) -> None:
+    """The first recorded rollouts side by side, framed green (success) or red.
+
+    Raises:
+        PolicyError: nothing was recorded, or the file cannot be written.
+        UnknownNameError: the rollouts have no such camera.
+    """
+    shown = [result for result in score.results[:VIDEO_ROLLOUTS] if result.path]
+    if not shown:
+        raise PolicyError(f"{score.subject}: no rollout was recorded, so there is no video")
+    rollouts = []
+    for result in shown:
+        colour = SUCCESS_RGB if result.outcome == "success" else FAILURE_RGB
+        frames = frames_of(Path(result.path), camera, VIDEO_EVERY_ROWS)
+        rollouts.append([framed(frame, BORDER_PX, colour) for frame in frames])
+    with Episode(shown[0].path) as episode:
+        fps = episode.row_hz / VIDEO_EVERY_ROWS
+    write_video(path, side_by_side(rollouts, columns=math.isqrt(len(rollouts))), fps)
 
 
 def table(scores: Sequence[Score]) -> str:

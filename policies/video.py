@@ -74,6 +74,15 @@ def write_rollouts(
     return write_video(path, side_by_side(rollouts, columns), fps)
 
 
+def framed(image: Image, border_px: int, rgb: tuple[int, int, int]) -> Image:
+    """A copy with a coloured border drawn over its edge."""
+    inside = image[border_px:-border_px, border_px:-border_px]
+    out = np.empty_like(image)
+    out[:] = rgb
+    out[border_px:-border_px, border_px:-border_px] = inside
+    return out
+
+
 def side_by_side(rollouts: Sequence[Sequence[Image]], columns: int) -> Iterator[Image]:
     """Several rollouts in one moving grid; a shorter one stays at its last image."""
     for step in range(max(len(frames) for frames in rollouts)):

@@ -31,6 +31,21 @@ class StreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the episodes of a session come from."""
+
+    job: str = ""
+    """``record``, ``replay``, ``deploy`` ..."""
+    seed: int | None = None
+    """Places the objects of an emulated scene, together with the episode's index."""
+    first_episode: int = 0
+
+    def scene_of(self, episode: int) -> tuple[int, int] | None:
+        """Seed and index that place the emulated scene of an episode."""
+        return None if self.seed is None else (self.seed, self.first_episode + episode)
+
+
+@dataclass(frozen=True, slots=True)
 class Meta:
     """The content of ``meta.json``."""
 

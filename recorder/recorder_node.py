@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 from recorder.builder import free_bytes, room_needed
 from recorder.liveness import Watch
-from recorder.meta import Meta, StreamPlan, software_version
+from recorder.meta import Meta, Origin, StreamPlan, software_version
 from recorder.recording import Recording, discard
 from recorder.saver import Saved, Saver
 from teleop import topics
@@ -40,21 +39,6 @@ log = logging.getLogger(__name__)
 
 TICKS_PER_MESSAGE = 2
 """Steps per period of the fastest stream; bounds how late an arrival stamp can be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where the episodes of a session come from."""
-
-    job: str = ""
-    """``record``, ``replay``, ``deploy`` ..."""
-    seed: int | None = None
-    """Places the objects of an emulated scene, together with the episode's index."""
-    first_episode: int = 0
-
-    def scene_of(self, episode: int) -> tuple[int, int] | None:
-        """Seed and index that place the emulated scene of an episode."""
-        return None if self.seed is None else (self.seed, self.first_episode + episode)
 
 
 class RecorderNode:
@@ -94,6 +78,9 @@ class RecorderNode:
         self._operator = operator
         self._calibration = calibration
         self._origin = origin
+        # looked up once: a start must be quick
+        self._version = software_version()
+        self._rig_content = rig.model_dump(mode="json")
         self._ended: set[int] = set()
         self._streams = plan_streams(rig, task)
         self._topics = frozenset(plan.topic for plan in self._streams)
@@ -223,8 +210,8 @@ class RecorderNode:
             episode=event.episode,
             start_ns=start_ns,
             wall_start=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            software_version=software_version(),
-            rig=self._rig.model_dump(mode="json"),
+            software_version=self._version,
+            rig=self._rig_content,
             calibration=self._calibration,
             job=self._origin.job,
             scene=self._origin.scene_of(event.episode),

@@ -105,7 +105,13 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
     specs.append(NodeSpec("commander", COMMANDERS[job.kind], "input", options))
     specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.followers)]
     if job.out is not None:
-        recording = {"out": str(job.out), "task": job.task, "job": job.kind, "seed": job.seed}
+        recording = {
+            "out": str(job.out),
+            "task": job.task,
+            "job": job.kind,
+            "seed": job.seed,
+            "first_episode": job.first_episode,
+        }
         specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
     return specs
 

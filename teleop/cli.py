@@ -108,6 +108,9 @@ def _deploy_options(command: argparse.ArgumentParser) -> None:
 def _evaluate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", nargs="+", help="run folders, or: expert")
     _job_options(command)
+    command.add_argument(
+        "--video", type=Path, help="film the first policy (.mp4) by the last of --cameras"
+    )
     command.set_defaults(seed=1000)
 
 
@@ -174,10 +177,12 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
 
     evaluation = importlib.import_module("policies.evaluate")
     rig = _load_rig(args)
+    if args.video is not None and not (args.cameras and args.out):
+        raise TandemError("--video needs --cameras NAME (who films) and --out DIR (rollouts)")
     scores = [
         evaluation.evaluate(
             subject,
-            lambda job: run_lockstep(rig, job, lambda result: _report(result, job.kind)),
+            lambda job: run_lockstep(rig, job, lambda r: _report(r, job.kind)).results,
             args.task,
             args.episodes or 20,
             args.seed,
@@ -187,6 +192,10 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
         for subject in args.runs
     ]
     print(evaluation.table(scores))
+    if args.video is not None:
+        shown = next((s for s in scores if s.subject != evaluation.EXPERT), scores[0])
+        evaluation.write_video_of(shown, args.cameras[-1], args.video)
+        print(f"video of {shown.subject}: {args.video}")
     return 0
 
 
@@ -236,7 +245,9 @@ def _run_job(
     job = _job(args, rig, kind, options, operator_file, first_episode)
     if args.lockstep:
         print("lockstep emulation: no hardware, virtual time", file=sys.stderr)
-        results = runs.run_lockstep(rig, job, lambda result: _report(result, kind))
+        report = runs.run_lockstep(rig, job, lambda result: _report(result, kind))
+        results = report.results
+        print(f"{report.rig_s:.0f} s of rig time, {report.speed:.1f} times real time")
     else:
         if args.emulate:
             print("EMULATED RIG: no hardware is used", file=sys.stderr)

@@ -7,13 +7,14 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from teleop.assembly import Job, rig_for, session_plan_of, specs_of
 from teleop.bus import Bus
-from teleop.clock import BranchClock, Ticker, VirtualClock, ns_from_s
+from teleop.clock import NS_PER_S, BranchClock, MonotonicClock, Ticker, VirtualClock, ns_from_s
 from teleop.console import Console
 from teleop.lockstep import Lockstep
 from teleop.messages import Health
@@ -86,9 +87,25 @@ class LockstepRig:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class LockstepReport:
+    """What a lockstep run came to."""
+
+    results: list[EpisodeResult]
+    rig_s: float
+    """Virtual time that passed on the rig, homing included."""
+    wall_s: float
+    """Time it took here, start-up not included."""
+
+    @property
+    def speed(self) -> float:
+        """How many times faster than real time."""
+        return self.rig_s / self.wall_s
+
+
 def run_lockstep(
     rig: Rig, job: Job, on_episode: Callable[[EpisodeResult], None] | None = None
-) -> list[EpisodeResult]:
+) -> LockstepReport:
     """Run a job on the emulated rig in virtual time, in this process, to its end.
 
     Args:
@@ -98,8 +115,10 @@ def run_lockstep(
     """
     assert job.episodes is not None
     reported = 0
+    wall = MonotonicClock()
     with LockstepRig(rig, job) as run:
         session = run.session
+        begun_ns = wall.now_ns()
 
         def ended() -> bool:
             nonlocal reported
@@ -109,7 +128,8 @@ def run_lockstep(
             return session.finished
 
         run.run(ended, job.episodes * (session.session_plan.max_seconds + LOCKSTEP_LIMIT_S))
-    return session.results
+        wall_s = (wall.now_ns() - begun_ns) / NS_PER_S
+        return LockstepReport(session.results, run.clock.now_ns() / NS_PER_S, wall_s)
 
 
 def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[EpisodeResult]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from recorder.recorder_node import Origin, RecorderNode, plan_streams
+from recorder.meta import Origin
+from recorder.recorder_node import RecorderNode, plan_streams
 from teleop import topics
 from teleop.addresses import nominal_rate_hz
 from teleop.clock import NS_PER_S, ns_from_s
