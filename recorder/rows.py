@@ -28,6 +28,9 @@ _OBSERVED = {
 }
 _CUT = int(Limited.POSITION | Limited.STEP)
 """Limits that say a command was out of bounds; speed limits are part of normal motion."""
+CUT_COUNTS_RAD = 0.1
+"""A leader reaches a few degrees beyond its follower's range when both rest; what is cut
+there is below this, and no more than the servos' own lag in motion."""
 
 
 def write(parent: h5py.Group, name: str, values: NDArray[Any], units: str) -> h5py.Dataset:
@@ -204,7 +207,7 @@ def _facts(
             :, :joints
         ]
     for arm in sorted(rig.followers):
-        limited[arm] = _limited_rows(topics.arm_applied(arm), streams, alignments, len(rows_ns))
+        limited[arm] = _limited_rows(rig, arm, streams, alignments, len(rows_ns))
     return EpisodeFacts(
         recording=rig.recording,
         start_ns=span_ns[0],
@@ -223,13 +226,23 @@ def _facts(
 
 
 def _limited_rows(
-    path: str, streams: Mapping[str, Stream], alignments: Mapping[str, Alignment], row_count: int
+    rig: Rig,
+    arm: str,
+    streams: Mapping[str, Stream],
+    alignments: Mapping[str, Alignment],
+    row_count: int,
 ) -> NDArray[np.bool_]:
-    stream = streams.get(path)
-    if stream is None or row_count == 0 or "limited" not in stream.columns:
+    """Rows in which a limit cut the command, and by more than ``CUT_COUNTS_RAD``."""
+    let = streams.get(topics.arm_applied(arm))
+    if let is None or row_count == 0 or "limited" not in let.columns:
         return np.zeros(row_count, bool)
-    bits = stream.columns["limited"][0][alignments[path].index]
-    cut: NDArray[np.bool_] = (bits & _CUT) != 0
+    bits = let.columns["limited"][0][alignments[topics.arm_applied(arm)].index]
+    asked, passed = (
+        _arm_rows(rig, arm, streams, alignments, (topic, "position_rad", ""), row_count)
+        for topic in (topics.arm_command(arm), topics.arm_applied(arm))
+    )
+    # A row without a command is NaN here and compares as not cut.
+    cut: NDArray[np.bool_] = (bits & _CUT != 0) & (np.abs(asked - passed) > CUT_COUNTS_RAD).any(1)
     return cut
 
 

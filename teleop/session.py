@@ -331,8 +331,10 @@ class SessionNode:
             )
             or seconds > self._session.max_seconds
         ):
-            automatic = ("success" if success else "failure") if self._task else "unknown"
-            self._end(automatic if stop_when else "unknown", now_ns, outputs)
+            judged = bool(stop_when) and self._task is not None and self._task.max_stage > 0
+            self._end(
+                ("success" if success else "failure") if judged else "unknown", now_ns, outputs
+            )
 
     def _in_stopping(self, now_ns: int, outputs: Outputs) -> None:
         if self.seconds_in_phase(now_ns) < SETTLE_S or self._pending_event is not None:

@@ -22,10 +22,12 @@ from teleop.errors import PolicyError
 from teleop.lockstep import Lockstep
 from teleop.messages import ActionChunk, ArmCommand, FloatArray, Frame, SessionPhase, TaskState
 from teleop.node import Inputs, NodeHealth, NodePlan, Outputs, Received
+from teleop.teleop_node import start_pose
 from teleop.topics import Queue
 
 ROW_NS = 20_000_000
-START = np.tile(np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 1.0]), 2)
+POSES = [start_pose(small_rig(), arm) for arm in ARMS]
+START = np.concatenate([[*pose.position_rad, pose.gripper] for pose in POSES])
 RUNNING_S = 1.0
 """Before that, the schedule homes and waits."""
 CONTRACT = ObservationContract(
