@@ -3,6 +3,10 @@
 A fault lasts as long as its cause. Most end the commander's lease for good; a bus that is
 silent for a moment does not, since the next commander has to engage from the pose then
 measured anyway.
+
+Torque that went other than by our own command (an overloaded gripper, a power dip) outlasts
+its cause: an arm that has sagged must not stiffen while nobody expects it. It is told until the
+operator clears an emergency stop, which is the deliberate act that has the arm hold again.
 """
 
 from __future__ import annotations
@@ -15,6 +19,10 @@ from teleop.rig import Safety
 
 FAILURES_TO_FAULT = 5
 """Accesses in a row that must fail; each has its own retries, so this takes about 0.1 s."""
+
+REMEDY = (
+    "support the arm and remove the cause, then clear it by emergency stop, then clear and confirm"
+)
 
 TEMPERATURE = "_temperature_c"
 VOLTAGE = "_voltage_v"
@@ -42,11 +50,19 @@ class ArmFaults:
         self._in_a_row = 0
         self._last_failure = ""
         self._complaint = ""
+        self._lasting = ""
+        self._mending_failed = ""
+        self._torque_refused = ""
 
     @property
     def lost(self) -> bool:
         """Whether the device is gone and must be opened again."""
         return bool(self._lost)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether only the operator's act can end the fault."""
+        return bool(self._lasting)
 
     def bus_answered(self) -> None:
         """A reading came."""
@@ -77,12 +93,33 @@ class ArmFaults:
         """Take in one step of the slow round-robin read."""
         self.values.update(health.values)
         self._complaint = "" if health.ok else health.detail
+        if health.lasting:
+            self._lasting = health.detail
+
+    def mended(self) -> None:
+        """The operator acted, and the motors that had failed are restarted."""
+        self._lasting = self._mending_failed = self._complaint = ""
+
+    def not_mended(self, error: DeviceError) -> None:
+        """The operator acted, and it did not help."""
+        self._mending_failed = str(error)
+
+    def torque_obeyed(self) -> None:
+        """Torque is switched as wanted."""
+        self._torque_refused = ""
+
+    def torque_refused(self, error: DeviceError) -> None:
+        """Torque could not be switched as wanted."""
+        self._torque_refused = str(error)
 
     def present(self) -> Fault | None:
         """The worst fault there is now."""
         if self._lost:
             return Fault(f"lost: {self._lost}", final=True)
-        if servo := self._servo_fault():
+        if self._lasting:
+            words = (self._lasting, self._mending_failed, REMEDY)
+            return Fault("; ".join(filter(None, words)), final=True)
+        if servo := self._torque_refused or self._servo_fault():
             return Fault(servo, final=True)
         if self._in_a_row >= FAILURES_TO_FAULT:
             reason = f"reads fail, {self._in_a_row} in a row: {self._last_failure}"

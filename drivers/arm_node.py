@@ -4,6 +4,10 @@ It is the last line before the servos. Whatever goes wrong, the arm slows down w
 acceleration limit and holds: these arms have no brakes, so limp is not safe. The exception is
 a leader that a person is guiding; it stays limp when its commander goes silent.
 
+A follower's commands are written as soon as they come, and each reading follows a write, so that
+no command has to wait for a reading to end. Without commands the node reads and writes at its
+own ticks.
+
 Modes (``ArmApplied.mode`` and the health's state):
 
 - ``limp``: leaders only, torque off, guided by hand;
@@ -36,7 +40,7 @@ from teleop.messages import (
     ArmState,
     StopState,
 )
-from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Sequencer
+from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Received, Sequencer
 from teleop.rig import Rig
 from teleop.topics import Queue
 
@@ -47,6 +51,9 @@ ENGAGED_WITHIN_RAD = 0.02
 
 HEALTH_POLL_HZ = 20.0
 """Rate of the slow round-robin read; nine servos come by in about half a second."""
+
+RIDE_PERIODS = 1.5
+"""Silence of the commander, in periods, after which readings and writes no longer wait for it."""
 
 RETRY_S = 1.0
 """Pause between attempts to open a lost arm again, or to switch torque that would not."""
@@ -93,6 +100,7 @@ class ArmNode:
             period_ns=self._period_ns,
             subscriptions={self._command: Queue.LATEST, topics.SESSION_STOP: Queue.LATEST},
             publications=(self._state, self._applied),
+            wake="tick" if self._leads else "input",
         )
         self.mode = "hold"
         self._reason = ""
@@ -103,7 +111,13 @@ class ArmNode:
         self._in_final_fault = False
         self._ramping = False
         self._ticks = 0
-        self._last_ns: int | None = None
+        self._stepped_ns: int | None = None
+        self._ticked_ns: int | None = None
+        self._moved_ns: int | None = None  # None: the setpoint has just been put in place
+        self._rode_ns: int | None = None
+        self._waiting: list[Received] = []
+        self._doubtful = False  # the arm was silent: look at its torque before going on
+        self._mend = False
         self._stop = False
         self._stop_heard_ns: int | None = None
         self._retry_ns = 0
@@ -111,25 +125,55 @@ class ArmNode:
         self._limited_ticks = dict.fromkeys(Limited, 0)
 
     def step(self, inputs: Inputs, now_ns: int) -> Outputs:
-        """Read, decide, write, tell."""
-        dt_s = (self._period_ns if self._last_ns is None else now_ns - self._last_ns) / 1e9
-        self._last_ns = now_ns
-        self._ticks += 1
+        """Write what the commander being followed asks; at a tick read, decide, write, tell."""
         # So long a pause may have tripped the servos' watchdog: they stopped on the way.
-        self._restart |= dt_s > 0.9 * self._safety.bus_watchdog_s
+        pause_ns = now_ns - (self._stepped_ns or now_ns)
+        self._restart |= pause_ns > ns_from_s(0.9 * self._safety.bus_watchdog_s)
+        self._stepped_ns = now_ns
         self._hear_stop(inputs)
+        self._waiting += inputs.received(self._command)
+        outputs = self._follow_at_once(now_ns)
+        if self._tick_due(now_ns, riding=bool(outputs)):
+            outputs += self._tick(now_ns)
+        return outputs
+
+    def _tick(self, now_ns: int) -> Outputs:
+        """Read, decide, and write unless the commander's pace does it."""
+        self._ticked_ns = now_ns
+        self._ticks += 1
         if self._faults.lost and not self._reconnected(now_ns):
-            self._decide(inputs, now_ns, None)
+            self._decide(now_ns, None)
             return []
         outputs: Outputs = []
         if (reading := self._read()) is not None:
             outputs.append((self._state, self._state_of(reading)))
-        if self._ticks % self._poll_every == 0:
+        if self._ticks % self._poll_every == 0 or (self._doubtful and reading is not None):
             self._poll()
-        self._decide(inputs, now_ns, reading)
-        if (applied := self._move(dt_s, now_ns, reading)) is not None:
-            outputs.append((self._applied, applied))
+        if self._mend and reading is not None:
+            reading = self._mended()
+        self._decide(now_ns, reading)
+        if not self._rides(now_ns):
+            outputs += self._move(now_ns, reading)
         return outputs
+
+    def _tick_due(self, now_ns: int, riding: bool) -> bool:
+        """Whether it is time to read.
+
+        A runner that wakes the node for its inputs wakes it at its ticks too. While commands come
+        at their pace, readings keep to just behind them.
+        """
+        since = self._period_ns if self._ticked_ns is None else now_ns - self._ticked_ns
+        if self._leads:
+            return True
+        if riding:
+            return since >= self._period_ns // 2
+        return not self._rides(now_ns) and since >= self._period_ns * 3 // 4
+
+    def _rides(self, now_ns: int) -> bool:
+        """Whether the commander's next command is awaited for the next write."""
+        if self._rode_ns is None or self.mode not in ("ramp", "follow"):
+            return False
+        return now_ns - self._rode_ns < RIDE_PERIODS * self._period_ns
 
     def health(self, now_ns: int) -> NodeHealth:
         """Mode, why it holds, what was refused, and the arm's temperatures and counters."""
@@ -163,8 +207,8 @@ class ArmNode:
     def _hear_stop(self, inputs: Inputs) -> None:
         for received in inputs.received(topics.SESSION_STOP):
             if isinstance(received.message, StopState):
-                if self._stop and not received.message.engaged and self._faults.present():
-                    self._torque = None  # The operator has looked: try to hold again.
+                if self._stop and not received.message.engaged:
+                    self._mend = self._faults.lasting  # The operator has looked.
                 self._stop = received.message.engaged
                 self._stop_heard_ns = received.arrival_ns
 
@@ -184,11 +228,27 @@ class ArmNode:
     def _poll(self) -> None:
         try:
             self._faults.take(self._arm.poll_health())
+            self._doubtful = False
         except DeviceError as error:
             self._failed(error)
 
+    def _mended(self) -> ArmReading | None:
+        """The operator's act: restart failed motors; they are to hold where they are then."""
+        self._mend = False
+        try:
+            restarted = self._arm.reboot_failed()
+        except DeviceError as error:
+            self._failed(error)
+            self._faults.not_mended(error)
+            return None
+        log.warning("%s: cleared by the operator; restarted: %s", self.name, restarted or "none")
+        self._faults.mended()
+        self._wanted_torque, self._torque, self._torque_retry_ns = HELD, None, 0
+        return self._read()
+
     def _failed(self, error: DeviceError) -> None:
         """Note a failed access of the bus; the same words once, not every tick."""
+        self._doubtful = True
         if self._faults.bus_failed(error):
             log.warning("%s: %s", self.name, error)
         if isinstance(error, DeviceLostError):
@@ -207,11 +267,12 @@ class ArmNode:
         log.warning("%s: connected again", self.name)
         self._faults.found_again()
         self._wanted_torque = HELD
+        self._doubtful = True
         return True
 
     # -- deciding ---------------------------------------------------------------------
 
-    def _decide(self, inputs: Inputs, now_ns: int, reading: ArmReading | None) -> None:
+    def _decide(self, now_ns: int, reading: ArmReading | None) -> None:
         """Choose the mode: a block first, then the command in force."""
         was, self._reason = self.mode, ""
         fault = self._faults.present()
@@ -227,7 +288,7 @@ class ArmNode:
             self._gate.block("session silent", final=False)
         else:
             self._gate.unblock()
-        self._take_commands(inputs, now_ns, reading)
+        self._take_commands(now_ns, reading)
         if fault is None and not self._stop:
             self._obey()
         if self._in_final_fault and fault is None:
@@ -236,8 +297,9 @@ class ArmNode:
         if was != self.mode:
             log.info("%s: %s -> %s %s", self.name, was, self.mode, self._reason)
 
-    def _take_commands(self, inputs: Inputs, now_ns: int, reading: ArmReading | None) -> None:
-        for received in inputs.received(self._command):
+    def _take_commands(self, now_ns: int, reading: ArmReading | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for received in waiting:
             if not isinstance(received.message, ArmCommand):
                 continue
             measured = None if reading is None else reading.position_rad
@@ -263,25 +325,40 @@ class ArmNode:
 
     # -- writing ----------------------------------------------------------------------
 
-    def _move(self, dt_s: float, now_ns: int, reading: ArmReading | None) -> ArmApplied | None:
-        """Write this tick's setpoint; None when the arm is limp or did not take it."""
+    def _follow_at_once(self, now_ns: int) -> Outputs:
+        """Write a new command of the commander already followed; all else waits for the tick."""
+        engaged = self._gate.engaged and self.mode in ("ramp", "follow") and not self._stop
+        if not (self._waiting and engaged and self._torque == HELD) or self._restart:
+            return []
+        before = self._gate.command
+        self._take_commands(now_ns, None)
+        self._obey()
+        if self._gate.command is before:
+            return []
+        self._rode_ns = now_ns
+        return self._move(now_ns, None)
+
+    def _move(self, now_ns: int, reading: ArmReading | None) -> Outputs:
+        """Write the next setpoint and tell it; nothing when the arm is limp or did not take it."""
         if not self._torque_is_set(now_ns, reading) or self._wanted_torque == GUIDED:
-            return None
+            return []
         if self._restart and reading is not None:
-            self._limiter.reset(reading.position_rad, reading.gripper)
+            self._put_setpoint(reading)
             self._restart = False
+        dt_ns = self._period_ns if self._moved_ns is None else now_ns - self._moved_ns
+        self._moved_ns = now_ns
         command = self._gate.command if self.mode in ("ramp", "follow") else None
-        setpoint = self._shaped(command, dt_s)
+        setpoint = self._shaped(command, dt_ns / 1e9)
         free = self._wanted_torque == GRIPPER_FREE
         try:
             self._arm.write(setpoint.position_rad, None if free else setpoint.gripper)
         except DeviceError as error:
             self._failed(error)
-            return None
+            return []
         for flag in setpoint.limited:
             self._limited_ticks[flag] += 1
         gripper = reading.gripper if free and reading is not None else setpoint.gripper
-        return ArmApplied(
+        applied = ArmApplied(
             stamp_ns=self._clock.now_ns(),
             seq=self._seq.next(self._applied),
             position_rad=setpoint.position_rad,
@@ -291,6 +368,12 @@ class ArmNode:
             mode=self.mode,
             limited=int(setpoint.limited),
         )
+        return [(self._applied, applied)]
+
+    def _put_setpoint(self, reading: ArmReading) -> None:
+        """Begin anew, at rest, where the arm was measured."""
+        self._limiter.reset(reading.position_rad, reading.gripper)
+        self._moved_ns = None
 
     def _shaped(self, command: ArmCommand | None, dt_s: float) -> Setpoint:
         if command is None:
@@ -309,15 +392,17 @@ class ArmNode:
         """Switch torque where it is not as wanted; begins from where the arm is measured."""
         if self._torque == self._wanted_torque:
             return True
-        if reading is None or now_ns < self._torque_retry_ns:
+        if reading is None or self._faults.lasting or now_ns < self._torque_retry_ns:
             return False
         try:
             self._arm.set_torque(*self._wanted_torque)
         except DeviceError as error:
             self._failed(error)
+            self._faults.torque_refused(error)
             self._torque_retry_ns = now_ns + ns_from_s(RETRY_S)
             return False
-        self._limiter.reset(reading.position_rad, reading.gripper)
+        self._faults.torque_obeyed()
+        self._put_setpoint(reading)
         self._torque = self._wanted_torque
         return True
 

@@ -31,6 +31,9 @@ class DeviceHealth:
     detail: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     """By name with the unit in it, such as ``shoulder_temperature_c``."""
+    lasting: bool = False
+    """Whether the trouble stays until somebody acts: motors that shut down, or lost their
+    torque other than by command. ``Arm.reboot_failed``, then ``Arm.set_torque``, mend it."""
 
 
 class Arm(Protocol):
@@ -63,8 +66,27 @@ class Arm(Protocol):
     def torque_off(self) -> list[str]:
         """Torque off everywhere, whatever fails on the way; returns the failures in words."""
 
+    def reboot_failed(self) -> list[str]:
+        """Restart every motor that reports a hardware error; its joint is limp afterwards.
+
+        Returns:
+            The motors restarted, in words; ``set_torque`` makes them hold again.
+
+        Raises:
+            DeviceError: a motor did not come back.
+            DeviceLostError: the device is gone and must be opened again.
+        """
+
     def poll_health(self) -> DeviceHealth:
-        """One small step of the slow round-robin read (temperature, voltage, errors)."""
+        """One small step of the slow round-robin read (temperature, voltage, errors).
+
+        Looks at the torque of all motors first when a reading has failed since the last call:
+        a silent arm may have been without power.
+
+        Raises:
+            DeviceError: no valid answer; the device may recover.
+            DeviceLostError: the device is gone and must be opened again.
+        """
 
     def close(self) -> None:
         """Leave the arm holding, disarm its watchdog, release the port. Never raises."""

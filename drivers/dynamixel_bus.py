@@ -160,24 +160,32 @@ class DynamixelBus:
         )
         return True
 
-    def reboot(self, servo_id: int) -> None:
-        """Restart a servo and wait until it answers; its torque is then off, RAM at defaults.
+    def reboot(self, servo_ids: Iterable[int]) -> None:
+        """Restart servos together and wait until all answer: torque off, RAM at defaults.
 
         Raises:
-            DeviceError: it does not come back.
+            DeviceError: naming those that do not come back.
+            DeviceLostError: the port has gone.
         """
-        self._sdk.reboot(self.port, servo_id)
+        silent = list(servo_ids)
+        for servo_id in silent:
+            self._sdk.reboot(self.port, servo_id)
         clock = self.port.clock
         deadline_ns = clock.now_ns() + ns_from_s(REBOOT_S)
-        while clock.now_ns() < deadline_ns:
+        while silent and clock.now_ns() < deadline_ns:
             clock.sleep_until_ns(clock.now_ns() + ns_from_s(REBOOT_POLL_S))
-            _, result, _error = self._sdk.ping(self.port, servo_id)
-            if result == COMM_SUCCESS:
-                return
-        raise DeviceError(
-            f"{self.arm}: {self._name(servo_id)} does not answer {REBOOT_S:g} s after a reboot; "
-            "check its cable and the arm's power"
-        )
+            silent = [i for i in silent if not self.answers_once(i)]
+        if silent:
+            names = ", ".join(self._name(i) for i in silent)
+            raise DeviceError(
+                f"{self.arm}: no answer from {names} {REBOOT_S:g} s after a reboot; "
+                "check the cables and the arm's power"
+            )
+
+    def answers_once(self, servo_id: int) -> bool:
+        """Whether a servo answers one ping."""
+        _, result, _error = self._sdk.ping(self.port, servo_id)
+        return bool(result == COMM_SUCCESS)
 
     def _attempts(self, servo_id: int, doing: str, attempt: Callable[[], tuple[T, int, int]]) -> T:
         for number in range(1, ATTEMPTS + 1):
@@ -278,7 +286,7 @@ def _why_silent(bus: DynamixelBus) -> str:
         for baud in table.BAUD_RATES:
             if baud != wanted:
                 bus.port.setBaudRate(baud)
-                if any(_answers_once(bus, servo_id) for servo_id in bus.servos):
+                if any(bus.answers_once(servo_id) for servo_id in bus.servos):
                     return (
                         f"{bus.arm}: no servo answers at {wanted} baud, but they do at {baud}; "
                         f"set baud: {baud} for this arm, or change register 8 of its servos"
@@ -289,11 +297,6 @@ def _why_silent(bus: DynamixelBus) -> str:
         f"{bus.arm}: no servo answers on {bus.port.port_name} at any baud rate; check that the "
         "arm has power and that its bus cable is in"
     )
-
-
-def _answers_once(bus: DynamixelBus, servo_id: int) -> bool:
-    _, result, _error = PacketHandler(2.0).ping(bus.port, servo_id)
-    return bool(result == COMM_SUCCESS)
 
 
 def check_firmware(bus: DynamixelBus, servo_ids: Iterable[int], needed: int, why: str) -> None:

@@ -72,15 +72,15 @@ class HealthPoll:
 
     def health(self, expected: Mapping[int, bool]) -> DeviceHealth:
         """The whole picture; ``expected`` says which servos should have torque."""
+        limp = [i for i, on in self.torqued.items() if not on and expected.get(i, False)]
         faults = [
-            f"{self._servos[i]} reports {table.hardware_error_words(bits)}"
+            f"{self._servos[i]} {'lost torque:' if i in limp else 'reports'} "
+            f"{table.hardware_error_words(bits)}"
             for i, bits in self.errors.items()
         ]
-        faults += [
-            f"{self._servos[i]} has lost its torque (brown-out, reboot or shutdown)"
-            for i, on in self.torqued.items()
-            if not on and expected.get(i, False)
-        ]
+        if unexplained := [str(self._servos[i]) for i in limp if i not in self.errors]:
+            faults.append(f"{', '.join(unexplained)} lost torque: power dipped?")
+        lasting = bool(faults)
         faults += [
             f"{self._servos[i]} was stopped by its bus watchdog" for i in sorted(self.tripped)
         ]
@@ -89,16 +89,12 @@ class HealthPoll:
             for i, count in self._silent.items()
             if count >= SILENT_ROUNDS
         ]
-        return DeviceHealth(not faults, "; ".join(faults), dict(self.values))
+        return DeviceHealth(not faults, "; ".join(faults), dict(self.values), lasting)
 
     def forget_torque(self) -> None:
         """Torque has been switched or watchdogs cleared: what was read before does not count."""
         self.torqued.clear()
         self.tripped.clear()
-
-    def limp(self, expected: Mapping[int, bool]) -> bool:
-        """Whether a servo that should have torque was seen without."""
-        return any(not on and expected.get(i, False) for i, on in self.torqued.items())
 
     def _take_state(self, servo_id: int, records: RecordArray) -> None:
         self.torqued[servo_id] = bool(records[table.TORQUE_ENABLE.name][0])

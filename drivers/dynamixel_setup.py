@@ -144,13 +144,7 @@ def _widen_limits(bus: DynamixelBus, servo_id: int, min_rad: float, max_rad: flo
 
 
 def _gripper_mode(bus: DynamixelBus, gripper: rig.ServoGripper, model: ServoModel) -> int:
-    mode = OPERATING_MODES.get(gripper.operating_mode)
-    if mode is None:
-        known = " or ".join(OPERATING_MODES)
-        raise DeviceError(
-            f"{bus.arm}: gripper operating_mode {gripper.operating_mode} cannot follow an opening; "
-            f"use {known}"
-        )
+    mode = OPERATING_MODES[gripper.operating_mode]
     if mode == table.MODE_CURRENT_BASED_POSITION and model.current_unit_a is None:
         raise DeviceError(
             f"{bus.arm}: the gripper servo, a {model.name}, has no current control; "

@@ -9,7 +9,7 @@ by its own drive mode, never here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +78,17 @@ class DynamixelArm:
         self._armed = False
         self._last_packet_ns = 0
         self._alerts: list[int] = []
-        self._torqued = dict.fromkeys(self._ids, False)
+        self._torqued = dict.fromkeys(self._ids, False)  # As commanded or found, per primary.
+        self._unsure = False  # Servos fell silent since torque was last looked at.
         self._counts = {"read_retries": 0.0, "read_failures": 0.0, "watchdog_trips": 0.0}
 
     # Coming and going.
 
     def connect(self) -> None:
-        """See ``drivers.base.Arm``. Servos found with torque on keep holding."""
+        """See ``drivers.base.Arm``. Servos found with torque on keep holding.
+
+        Those that had it before the port was lost and have none now are told by ``poll_health``.
+        """
         self._release()
         port = self._open_port()
         dynamixel_bus.check_latency_timer(
@@ -113,7 +117,8 @@ class DynamixelArm:
         self._write_joints = GroupWrite(self._ids[: self._count], table.GOAL_POSITION)
         self._poll = HealthPoll(bus.servos.values(), port, timeout_s)
         self._units.learn([self._models[i] for i in self._ids])
-        self._find_torque()
+        seen = self._see_torque()
+        self._torqued = {i: self._torqued[i] or self._has_torque(seen, i) for i in self._ids}
         if self._ask(self._watchdog)[table.BUS_WATCHDOG.name].any():
             self._clear_watchdog()
         gripper_range_rad = self._units.gripper_range_rad
@@ -172,12 +177,16 @@ class DynamixelArm:
         self._last_packet_ns = self._bus.port.clock.now_ns()
 
     def poll_health(self) -> DeviceHealth:
-        """See ``drivers.base.Arm``: one packet to one servo.
+        """See ``drivers.base.Arm``: one packet, mostly to one servo.
 
-        A tripped watchdog and torque that went by itself are told once; the arm then holds
-        again, or waits for ``set_torque``.
+        A tripped watchdog is told once; the arm then holds again. Torque that went by itself
+        is told until ``set_torque``.
         """
-        self._poll.step(self._alerts)
+        if self._unsure:
+            self._see_torque()
+            self._unsure = False
+        else:
+            self._poll.step(self._alerts)
         self._last_packet_ns = self._bus.port.clock.now_ns()
         self._poll.values.update(self._counts)
         self._poll.values["setup_retries"] = float(self._bus.retries)
@@ -185,8 +194,6 @@ class DynamixelArm:
         health = self._poll.health(self._expected_torque)
         if self._poll.tripped:
             self._recover_from_trip()
-        if self._poll.limp(self._expected_torque):
-            self._find_torque()
         return health
 
     # Torque.
@@ -238,22 +245,20 @@ class DynamixelArm:
         return failures
 
     def reboot_failed(self) -> list[str]:
-        """Restart every servo that reports a hardware error; its joint goes limp.
-
-        Returns:
-            The servos restarted; call ``set_torque`` to have them hold again.
-
-        Raises:
-            DeviceError: a servo did not come back.
-        """
-        restarted = []
-        for servo_id, servo in self._bus.servos.items():
-            if self._bus.read(servo_id, table.HARDWARE_ERROR):
-                self._bus.reboot(servo_id)
-                self._poll.errors.pop(servo_id, None)
-                restarted.append(str(servo))
+        """See ``drivers.base.Arm``."""
+        servos = self._bus.servos
+        failed = [i for i in servos if self._bus.read(i, table.HARDWARE_ERROR)]
+        # The others hear nothing while these restart, and shall not stop for that.
+        self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
+        try:
+            self._bus.reboot(failed)
+        finally:
+            self._arm_watchdog()
+        for servo_id in failed:
+            self._poll.errors.pop(servo_id, None)
+        self._alerts = []
         self._find_torque()
-        return restarted
+        return [str(servos[i]) for i in failed]
 
     # Details.
 
@@ -271,6 +276,7 @@ class DynamixelArm:
                 return reply.records
             self._counts["read_retries"] += attempt + 1 < attempts
         self._counts["read_failures"] += 1
+        self._unsure = True
         silent = [str(self._bus.servos[i]) for i in reply.missing]
         who = "any servo" if len(silent) == len(reader.ids) else ", ".join(silent)
         raise DeviceError(
@@ -278,13 +284,23 @@ class DynamixelArm:
             "check the arm's power and the cables at these joints"
         )
 
-    def _find_torque(self) -> dict[int, bool]:
-        """Read which servos have torque; a joint has it when its shadow has it too."""
+    def _see_torque(self) -> dict[int, bool]:
+        """Read which servos have torque, shadows too."""
         on = self._ask(self._torque)[table.TORQUE_ENABLE.name]
         seen = {i: bool(t) for i, t in zip(self._bus.servos, on, strict=True)}
-        self._torqued = {i: all(seen[k] for k in self._pair(i)) for i in self._ids}
+        self._poll.torqued.update(seen)
+        return seen
+
+    def _find_torque(self) -> dict[int, bool]:
+        """Read which servos have torque, and take that as what they should have."""
+        seen = self._see_torque()
+        self._torqued = {i: self._has_torque(seen, i) for i in self._ids}
         self._poll.forget_torque()
         return seen
+
+    def _has_torque(self, seen: Mapping[int, bool], servo_id: int) -> bool:
+        """A joint has torque when its shadow has it too."""
+        return all(seen[k] for k in self._pair(servo_id))
 
     def _pair(self, servo_id: int) -> list[int]:
         """A primary and its shadow, if it has one."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import importlib.util
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -127,6 +129,10 @@ def _inspect_options(command: argparse.ArgumentParser) -> None:
 
 def _doctor_options(command: argparse.ArgumentParser) -> None:
     _rig_options(command)
+    command.add_argument(
+        "--out", type=Path, default=Path(), help="folder whose disk is tried (default: this one)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document at the end")
 
 
 def _train_options(command: argparse.ArgumentParser) -> None:
@@ -169,7 +175,7 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
-    return _run_job(args, "deploy", options={"policy": str(args.policy.resolve())})
+    return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve())})
 
 
 def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
@@ -226,9 +232,20 @@ def _run_train(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_doctor(args: argparse.Namespace, rest: list[str]) -> int:
-    doctor = importlib.import_module("drivers.doctor")
-    code: int = doctor.main(_load_rig(args), args.emulate)
-    return code
+    examine = importlib.import_module("drivers.doctor").examine
+    if args.emulate:
+        print("EMULATED RIG: no hardware is used", file=sys.stderr)
+    checks = []
+    for check in examine(args.hardware, args.emulate, args.out):
+        checks.append(check)
+        if not args.json:
+            print(check, flush=True)
+    counts = {s: sum(check.status == s for check in checks) for s in ("ok", "warn", "fail")}
+    if args.json:
+        print(json.dumps({**counts, "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))
+    else:
+        print("{ok} ok, {warn} to look at, {fail} to mend".format(**counts))
+    return 1 if counts["fail"] else 0
 
 
 def _run_job(

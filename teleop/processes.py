@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 StopGroup = Literal["input", "recorder", "arm", "world"]
 
 PARENT_CHECK_S = 0.2
+NICE: Mapping[StopGroup, int] = {"arm": -15, "world": -15, "input": -12, "recorder": -10}
+"""Scheduling priority of the nodes, where the system lets us: what else runs on the machine
+(a trainer, a browser) must not make an arm late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +146,18 @@ class StopRequest:
         return self._asked
 
 
+def take_priority(group: StopGroup) -> None:
+    """Run before ordinary programs; without the right to (``ulimit -e``), as one of them."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE[group])
+    except PermissionError:
+        log.info("no right to raise the priority to nice %d; see ulimit -e", NICE[group])
+
+
 def run_child(spec: NodeSpec, rig: Rig, ready: Callable[[], None]) -> None:
     """Build the node, run it until told to stop, close it whatever happens."""
     stop = StopRequest()
+    take_priority(spec.group)
     with Bus(rig) as bus:
         node = build_node(spec, NodeContext(rig, MonotonicClock(), None, spec.options))
         try:
