@@ -4,9 +4,8 @@ It is the last line before the servos. Whatever goes wrong, the arm slows down w
 acceleration limit and holds: these arms have no brakes, so limp is not safe. The exception is
 a leader that a person is guiding; it stays limp when its commander goes silent.
 
-A follower's commands are written as soon as they come, and each reading follows a write, so that
-no command has to wait for a reading to end. Without commands the node reads and writes at its
-own ticks.
+A follower's commands are written as soon as they come (``drivers.arm_pace``). Without commands
+the node reads and writes at its own ticks.
 
 Modes (``ArmApplied.mode`` and the health's state):
 
@@ -21,10 +20,12 @@ Modes (``ArmApplied.mode`` and the health's state):
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 
 import numpy as np
 
 from drivers.arm_faults import ArmFaults
+from drivers.arm_pace import Pace
 from drivers.base import Arm, ArmReading
 from drivers.command_gate import CommandGate
 from drivers.registry import open_arm
@@ -37,7 +38,6 @@ from teleop.messages import (
     POSITION,
     ArmApplied,
     ArmCommand,
-    ArmState,
     StopState,
 )
 from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Received, Sequencer
@@ -52,14 +52,13 @@ ENGAGED_WITHIN_RAD = 0.02
 HEALTH_POLL_HZ = 20.0
 """Rate of the slow round-robin read; nine servos come by in about half a second."""
 
-RIDE_PERIODS = 1.5
-"""Silence of the commander, in periods, after which readings and writes no longer wait for it."""
-
 RETRY_S = 1.0
 """Pause between attempts to open a lost arm again, or to switch torque that would not."""
 
 REFUSAL_SHOWN_S = 2.0
 """How long a refusal stays in the health detail, so that a slow reader sees it."""
+
+STOPPED = "emergency stop engaged"
 
 HELD = (True, True)
 GUIDED = (False, False)
@@ -111,10 +110,8 @@ class ArmNode:
         self._in_final_fault = False
         self._ramping = False
         self._ticks = 0
-        self._stepped_ns: int | None = None
-        self._ticked_ns: int | None = None
+        self._pace = Pace(self._period_ns, rides=not self._leads)
         self._moved_ns: int | None = None  # None: the setpoint has just been put in place
-        self._rode_ns: int | None = None
         self._waiting: list[Received] = []
         self._doubtful = False  # the arm was silent: look at its torque before going on
         self._mend = False
@@ -127,69 +124,50 @@ class ArmNode:
     def step(self, inputs: Inputs, now_ns: int) -> Outputs:
         """Write what the commander being followed asks; at a tick read, decide, write, tell."""
         # So long a pause may have tripped the servos' watchdog: they stopped on the way.
-        pause_ns = now_ns - (self._stepped_ns or now_ns)
+        pause_ns = self._pace.pause_ns(now_ns)
         self._restart |= pause_ns > ns_from_s(0.9 * self._safety.bus_watchdog_s)
-        self._stepped_ns = now_ns
         self._hear_stop(inputs)
         self._waiting += inputs.received(self._command)
         outputs = self._follow_at_once(now_ns)
-        if self._tick_due(now_ns, riding=bool(outputs)):
-            outputs += self._tick(now_ns)
+        wrote = bool(outputs)
+        if self._pace.tick(now_ns, self._follows, wrote):
+            outputs += self._tick(now_ns, wrote)
         return outputs
 
-    def _tick(self, now_ns: int) -> Outputs:
-        """Read, decide, and write unless the commander's pace does it."""
-        self._ticked_ns = now_ns
+    @property
+    def _follows(self) -> bool:
+        return self.mode in ("ramp", "follow") and not self._stop
+
+    def _tick(self, now_ns: int, wrote: bool) -> Outputs:
+        """Read, decide, and write unless that is done."""
         self._ticks += 1
         if self._faults.lost and not self._reconnected(now_ns):
             self._decide(now_ns, None)
             return []
         outputs: Outputs = []
+        if self._ticks % self._poll_every == 0:
+            self._poll()  # Before the reading, which would grow old meanwhile.
         if (reading := self._read()) is not None:
-            outputs.append((self._state, self._state_of(reading)))
-        if self._ticks % self._poll_every == 0 or (self._doubtful and reading is not None):
-            self._poll()
+            outputs.append((self._state, reading.as_state(self._seq.next(self._state))))
+            if self._doubtful:
+                self._poll()
         if self._mend and reading is not None:
             reading = self._mended()
         self._decide(now_ns, reading)
-        if not self._rides(now_ns):
+        if not wrote:
             outputs += self._move(now_ns, reading)
         return outputs
-
-    def _tick_due(self, now_ns: int, riding: bool) -> bool:
-        """Whether it is time to read.
-
-        A runner that wakes the node for its inputs wakes it at its ticks too. While commands come
-        at their pace, readings keep to just behind them.
-        """
-        since = self._period_ns if self._ticked_ns is None else now_ns - self._ticked_ns
-        if self._leads:
-            return True
-        if riding:
-            return since >= self._period_ns // 2
-        return not self._rides(now_ns) and since >= self._period_ns * 3 // 4
-
-    def _rides(self, now_ns: int) -> bool:
-        """Whether the commander's next command is awaited for the next write."""
-        if self._rode_ns is None or self.mode not in ("ramp", "follow"):
-            return False
-        return now_ns - self._rode_ns < RIDE_PERIODS * self._period_ns
 
     def health(self, now_ns: int) -> NodeHealth:
         """Mode, why it holds, what was refused, and the arm's temperatures and counters."""
         shown = now_ns - self._refused_ns <= ns_from_s(REFUSAL_SHOWN_S)
-        counts = self._gate.counts
         return NodeHealth(
             ok=self.mode != "fault",
             state=self.mode,
             detail="; ".join(filter(None, (self._reason, self._refusal if shown else ""))),
             values={
                 "failed_reads": float(self._faults.failures),
-                "refused_stale": float(counts.stale),
-                "refused_leases": float(counts.leases),
-                "refused_invalid": float(counts.invalid),
-                "refused_engagements": float(counts.engagements),
-                "refused_blocked": float(counts.blocked),
+                **{f"refused_{why}": float(n) for why, n in asdict(self._gate.counts).items()},
                 **{
                     f"limited_{str(flag.name).lower()}_ticks": float(ticks)
                     for flag, ticks in self._limited_ticks.items()
@@ -210,6 +188,8 @@ class ArmNode:
                 if self._stop and not received.message.engaged:
                     self._mend = self._faults.lasting  # The operator has looked.
                 self._stop = received.message.engaged
+                if self._stop:
+                    self._gate.block(STOPPED, final=True)
                 self._stop_heard_ns = received.arrival_ns
 
     def _session_silent(self, now_ns: int) -> bool:
@@ -280,9 +260,9 @@ class ArmNode:
             self.mode, self._reason = "fault", fault.reason
             self._gate.block(fault.reason, fault.final)
         elif self._stop:
-            self.mode, self._reason = "stopped", "emergency stop"
+            self.mode, self._reason = "stopped", STOPPED
             self._wanted_torque = HELD
-            self._gate.block("emergency stop engaged", final=True)
+            self._gate.block(STOPPED, final=True)
         elif self._session_silent(now_ns):
             self._reason = "session silent"
             self._gate.block("session silent", final=False)
@@ -327,15 +307,14 @@ class ArmNode:
 
     def _follow_at_once(self, now_ns: int) -> Outputs:
         """Write a new command of the commander already followed; all else waits for the tick."""
-        engaged = self._gate.engaged and self.mode in ("ramp", "follow") and not self._stop
-        if not (self._waiting and engaged and self._torque == HELD) or self._restart:
+        engaged = self._follows and self._gate.engaged and self._torque == HELD
+        if self._leads or not self._waiting or not engaged or self._restart:
             return []
         before = self._gate.command
         self._take_commands(now_ns, None)
         self._obey()
         if self._gate.command is before:
             return []
-        self._rode_ns = now_ns
         return self._move(now_ns, None)
 
     def _move(self, now_ns: int, reading: ArmReading | None) -> Outputs:
@@ -405,18 +384,6 @@ class ArmNode:
         self._put_setpoint(reading)
         self._torque = self._wanted_torque
         return True
-
-    def _state_of(self, reading: ArmReading) -> ArmState:
-        return ArmState(
-            stamp_ns=reading.stamp_ns,
-            seq=self._seq.next(self._state),
-            position_rad=reading.position_rad,
-            velocity_rad_s=reading.velocity_rad_s,
-            effort=reading.effort,
-            gripper=reading.gripper,
-            gripper_velocity=reading.gripper_velocity,
-            gripper_effort=reading.gripper_effort,
-        )
 
 
 def build(name: str, context: NodeContext) -> ArmNode:

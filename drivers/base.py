@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from teleop.messages import FloatArray, Frame
+from teleop.messages import ArmState, FloatArray, Frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +21,19 @@ class ArmReading:
     gripper: float | None
     gripper_velocity: float | None
     gripper_effort: float | None
+
+    def as_state(self, seq: int) -> ArmState:
+        """The same as a message."""
+        return ArmState(
+            stamp_ns=self.stamp_ns,
+            seq=seq,
+            position_rad=self.position_rad,
+            velocity_rad_s=self.velocity_rad_s,
+            effort=self.effort,
+            gripper=self.gripper,
+            gripper_velocity=self.gripper_velocity,
+            gripper_effort=self.gripper_effort,
+        )
 
 
 @dataclass(frozen=True, slots=True)

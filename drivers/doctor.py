@@ -1,27 +1,24 @@
 """``tandem doctor``: looks at every part of the rig, and says what to mend.
 
 Devices are opened by the drivers that use them later, so that what passes here works there.
-Nothing moves: torque is left as found and no goal is given. A part that fails hides no other.
+Nothing moves and torque is left as found; servo settings that differ from the rig file are put
+right, as at every start, and told. A part that fails hides no other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import statistics
 import tempfile
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from drivers import doctor_checks as look
-from drivers.arm_faults import TEMPERATURE, VOLTAGE
+from drivers.arm_faults import TEMPERATURE
 from drivers.base import Arm, CameraDevice, DeviceHealth
-from drivers.doctor_checks import Check, any_failed, failed
-from drivers.dynamixel_bus import check_latency_timer
+from drivers.doctor_checks import Check, failed
 from drivers.dynamixel_health import SILENT_ROUNDS
 from drivers.dynamixel_setup import servos_of
 from drivers.registry import open_arm, open_camera
@@ -32,12 +29,6 @@ from teleop.rig import OpenCvCamera, Rig
 from teleop.rig_files import load_rig
 from teleop.supervisor import Supervisor
 
-READINGS = 50
-"""Enough for one bad cable contact in twenty packets to show."""
-POSE_MARGIN_RAD = 0.15
-"""An arm at rest hangs a little beyond its limits."""
-OPENING_MARGIN = 0.15
-"""Fingers give way: a gripper squeezed or spread by hand reads beyond 0 and 1."""
 FTDI_DEFAULT_MS = 16
 WITH_SLOW_ADAPTER_S = 0.05
 
@@ -59,8 +50,7 @@ def examine(hardware: Path, emulate: bool, out: Path) -> Iterator[Check]:
         emulate: Start the emulated rig and look at that.
         out: Folder that episodes would be recorded into.
     """
-    packages = look.package_checks(emulate)
-    yield from packages
+    yield from look.package_checks(emulate)
     try:
         rig = load_rig(hardware)
     except RigError as error:
@@ -102,8 +92,8 @@ def emulated_rig(rig: Rig) -> Iterator[tuple[Rig, int]]:
     try:
         from drivers.emulated.addresses import process_rig
         from drivers.emulated.tasks import FREE
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(str(error.name), "sim", "--emulate") from error
+    except ImportError as error:
+        raise MissingExtraError(error.name or str(error), "sim", "--emulate") from error
 
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         emulated = process_rig(rig, Path(folder))
@@ -135,29 +125,26 @@ def arm_checks(
     config = rig.arms[name]
     port = look.serial_port_check(name, config.port, emulator)
     yield port
-    if any_failed([port]):
+    if port.status == "fail":
         return
-    try:
-        check_latency_timer(name, config.port, config.usb_latency_timer_ms, sysfs)
-    except DeviceError as error:
-        yield failed(name, error)
+    latency = look.latency_check(name, config, sysfs)
+    yield latency
+    if latency.status == "fail":
         rig = _patient(rig, name)  # the rest can be looked at all the same
     arm = open_arm(name, rig, clock, None)
     with driver_warnings() as told:
-        try:
-            arm.connect()
-        except DeviceError as error:
-            yield failed(name, error)
-            return
-        finally:
-            yield from _warnings(told, "")
+        refusal = _connect(arm)
+    yield from _warnings(told, "")
+    if refusal is not None:
+        yield failed(name, refusal)
+        return
     servos = len(servos_of(rig.arm_model(name)))
     try:
         seen = f"{servos} servos answer at {config.baud} baud and are the models described"
         yield Check("ok", name, seen)
-        yield servo_check(name, _slow_readings(arm, servos), servos, rig)
-        yield bus_check(name, arm, 1 / rig.rates.arm_hz, clock)
-        yield pose_check(name, arm, rig)
+        yield look.servo_check(name, _slow_readings(arm, servos), servos, rig)
+        yield look.bus_check(name, arm, 1 / rig.rates.arm_hz, clock)
+        yield look.pose_check(name, arm, rig)
     except DeviceError as error:
         yield failed(name, error)
     finally:
@@ -188,87 +175,6 @@ def _slow_readings(arm: Arm, servos: int) -> DeviceHealth:
     return health
 
 
-def servo_check(name: str, health: DeviceHealth, servos: int, rig: Rig) -> Check:
-    """Temperature, supply voltage and hardware errors of all servos."""
-    thing, safety = f"{name} servos", rig.safety
-    if not health.ok:
-        remedy = "remove the cause, then switch the arm's power off and on"
-        return Check("fail", thing, health.detail, remedy)
-    heat = _values(health, TEMPERATURE)
-    volts = _values(health, VOLTAGE)
-    if len(heat) < servos or len(volts) < servos:
-        seen = f"only {len(heat)} of {servos} tell their temperature"
-        return Check("fail", thing, seen, "check the cables between the servos")
-    hottest, weakest = max(heat, key=heat.__getitem__), min(volts, key=volts.__getitem__)
-    seen = (
-        f"no error, hottest {hottest} with {heat[hottest]:.0f} C, "
-        f"supply {volts[weakest]:.1f} to {max(volts.values()):.1f} V"
-    )
-    if heat[hottest] > safety.max_temperature_c:
-        remedy = f"over {safety.max_temperature_c:g} C: let the arm cool at its rest pose"
-        return Check("fail", thing, seen, remedy)
-    if volts[weakest] < safety.min_voltage_v:
-        remedy = f"under {safety.min_voltage_v:g} V at {weakest}: check power supply and plugs"
-        return Check("fail", thing, seen, remedy)
-    return Check("ok", thing, seen)
-
-
-def _values(health: DeviceHealth, ending: str) -> dict[str, float]:
-    return {k.removesuffix(ending): v for k, v in health.values.items() if k.endswith(ending)}
-
-
-def bus_check(name: str, arm: Arm, period_s: float, clock: Clock) -> Check:
-    """How long readings take, and whether some had to be repeated.
-
-    Raises:
-        DeviceError: a reading failed for good.
-    """
-    thing = f"{name} bus"
-    spent_s = []
-    for _ in range(READINGS):
-        start_ns = clock.now_ns()
-        arm.read()
-        spent_s.append((clock.now_ns() - start_ns) / 1e9)
-    median_s = statistics.median(spent_s)
-    repeated = arm.poll_health().values.get("read_retries", 0.0)
-    seen = f"{READINGS} readings of {median_s * 1e3:.1f} ms, {repeated:.0f} repeated"
-    if median_s > period_s:
-        remedy = f"over the {period_s * 1e3:g} ms of rates.arm_hz: raise baud or lower the rate"
-        return Check("warn", thing, seen, remedy)
-    if repeated:
-        remedy = "packets get lost: check the bus cables and plugs, and the USB hub"
-        return Check("warn", thing, seen, remedy)
-    return Check("ok", thing, seen)
-
-
-def pose_check(name: str, arm: Arm, rig: Rig) -> Check:
-    """Whether joints read within their limits and the gripper within its calibrated range.
-
-    Raises:
-        DeviceError: the arm cannot be read.
-    """
-    thing, reading = f"{name} pose", arm.read()
-    joints = rig.arm_model(name).joints
-    low = np.array([joint.min_rad for joint in joints]) - POSE_MARGIN_RAD
-    high = np.array([joint.max_rad for joint in joints]) + POSE_MARGIN_RAD
-    angles = reading.position_rad
-    beyond = [
-        f"{joint.name} at {angle:.2f} rad ({joint.min_rad:g} to {joint.max_rad:g})"
-        for joint, angle, out in zip(joints, angles, (angles < low) | (angles > high), strict=True)
-        if out
-    ]
-    if beyond:
-        remedy = "check limits and drive modes in the rig file, and how the horn is mounted"
-        return Check("warn", thing, f"beyond its limits: {', '.join(beyond)}", remedy)
-    if reading.gripper is None:
-        return Check("ok", thing, "all joints within their limits, no gripper")
-    seen = f"gripper opening {reading.gripper:.2f}"
-    if not -OPENING_MARGIN <= reading.gripper <= 1 + OPENING_MARGIN:
-        remedy = f"0 is closed, 1 open: set gripper_closed_rad and gripper_open_rad of {name}"
-        return Check("warn", thing, seen, remedy)
-    return Check("ok", thing, f"all joints within their limits, {seen}")
-
-
 # -- cameras --------------------------------------------------------------------------------
 
 
@@ -284,8 +190,8 @@ class CameraTrial:
     """The driver's warnings on opening it: settings that did not take."""
     images: int = 0
     image_bytes: int = 0
-    before: DeviceHealth = DeviceHealth()
-    after: DeviceHealth = DeviceHealth()
+    before: DeviceHealth = field(default_factory=DeviceHealth)
+    after: DeviceHealth = field(default_factory=DeviceHealth)
 
     @property
     def bytes_per_s(self) -> float:
@@ -296,10 +202,7 @@ class CameraTrial:
 
     def open(self) -> None:
         """Connect, keeping the error."""
-        try:
-            self.device.connect()
-        except DeviceError as error:
-            self.error = error
+        self.error = _connect(self.device)
 
     def take(self, now_ns: int) -> None:
         """Count what has come."""
@@ -395,7 +298,16 @@ def recording_rate(rig: Rig, trials: Collection[CameraTrial]) -> float:
     return states + sum(trial.bytes_per_s for trial in trials)
 
 
-# -- what drivers warn of -------------------------------------------------------------------
+# -- both -----------------------------------------------------------------------------------
+
+
+def _connect(device: Arm | CameraDevice) -> DeviceError | None:
+    """Connect; returns why it did not."""
+    try:
+        device.connect()
+    except DeviceError as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""What the doctor can see without a device answering: packages, processor, ports, disk.
+"""The single looks of the doctor: packages, processor, topic ports, disk, and an arm's parts.
 
-Each function looks at one thing and returns what it found; none raises for what it came to find.
+Each function looks at one thing, already opened where that is needed, and returns what it found.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import importlib
 import importlib.util
 import os
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from drivers.arm_faults import TEMPERATURE, VOLTAGE
+from drivers.base import Arm, DeviceHealth
+from drivers.dynamixel_bus import check_latency_timer
 from drivers.dynamixel_port import programs_using
 from teleop.addresses import topics_of
 from teleop.bus import Bus
-from teleop.clock import NS_PER_S, MonotonicClock
-from teleop.errors import BusError, TandemError
-from teleop.rig import Rig
+from teleop.clock import NS_PER_S, Clock, MonotonicClock
+from teleop.errors import BusError, DeviceError, TandemError
+from teleop.rig import DynamixelArm, Rig
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -42,6 +48,13 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 COARSEST_CLOCK_S = 1e-6
 SLOW_GOVERNORS = ("powersave", "conservative")
+
+READINGS = 50
+"""Enough for one bad cable contact in twenty packets to show."""
+POSE_MARGIN_RAD = 0.15
+"""An arm at rest hangs a little beyond its limits."""
+OPENING_MARGIN = 0.15
+"""Fingers give way: a gripper squeezed or spread by hand reads beyond 0 and 1."""
 
 TRIAL_BYTES = 64 << 20
 """Enough to fill the write cache of a memory card, and written in a second by a slow disk."""
@@ -156,8 +169,7 @@ def topic_checks(rig: Rig) -> Check:
         return failed(thing, error)
     if faults:
         seen = f"{len(faults)} of {len(ours)} cannot be bound, the first: {faults[0]}"
-        remedy = "stop the other session, or change network.base_port in the rig file"
-        return Check("fail", thing, seen, remedy)
+        return Check("fail", thing, seen, "stop the other session")
     first, host = rig.network.base_port, rig.network.host
     return Check("ok", thing, f"{len(ours)} are free on {host} from {first} on")
 
@@ -181,7 +193,9 @@ def serial_port_check(arm: str, port: str, ours: Collection[int] = ()) -> Check:
     if not os.access(path, os.R_OK | os.W_OK):
         group = _group_of(path)
         remedy = f"run: sudo usermod -aG {group} $USER, then log out and in again"
-        return Check("fail", thing, f"{port} belongs to the group {group}, not to you", remedy)
+        if group == "root":  # nobody should join that
+            remedy = "give it to the group dialout by a udev rule, and join that group"
+        return Check("fail", thing, f"{port} is for root and the group {group} only", remedy)
     users = [u for u in programs_using(port) if not u.endswith(tuple(f"(pid {p})" for p in ours))]
     if users:
         remedy = "close that program first: two on one bus take each other's answers"
@@ -199,8 +213,8 @@ def _stable_ports() -> list[Path]:
 
 
 def _ports_here() -> str:
-    names = [str(link) for link in _stable_ports()]
-    return f"this machine has {', '.join(names)}" if names else "this machine has no USB serial port"
+    names = ", ".join(str(link) for link in _stable_ports())
+    return f"this machine has {names or 'no USB serial port'}"
 
 
 def _group_of(path: Path) -> str:
@@ -209,6 +223,97 @@ def _group_of(path: Path) -> str:
         return grp.getgrgid(number).gr_name
     except KeyError:  # a container without the host's groups
         return str(number)
+
+
+def latency_check(name: str, config: DynamixelArm, sysfs: Path) -> Check:
+    """Whether the USB adapter hands bytes over soon enough."""
+    limit_ms = config.usb_latency_timer_ms
+    try:
+        check_latency_timer(name, config.port, limit_ms, sysfs)
+    except DeviceError as error:
+        return failed(name, error)
+    return Check("ok", f"{name} adapter", f"its latency timer, if it has one, is {limit_ms} ms")
+
+
+def servo_check(name: str, health: DeviceHealth, servos: int, rig: Rig) -> Check:
+    """Temperature, supply voltage and hardware errors of all servos."""
+    thing, safety = f"{name} servos", rig.safety
+    if not health.ok:
+        remedy = "remove the cause, then switch the arm's power off and on"
+        return Check("fail", thing, health.detail, remedy)
+    heat = _values(health, TEMPERATURE)
+    volts = _values(health, VOLTAGE)
+    if len(heat) < servos or len(volts) < servos:
+        seen = f"only {len(heat)} of {servos} tell their temperature"
+        return Check("fail", thing, seen, "check the cables between the servos")
+    hottest, weakest = max(heat, key=heat.__getitem__), min(volts, key=volts.__getitem__)
+    seen = (
+        f"no error, hottest {hottest} with {heat[hottest]:.0f} C, "
+        f"supply {volts[weakest]:.1f} to {max(volts.values()):.1f} V"
+    )
+    if heat[hottest] > safety.max_temperature_c:
+        remedy = f"over {safety.max_temperature_c:g} C: let the arm cool at its rest pose"
+        return Check("fail", thing, seen, remedy)
+    if volts[weakest] < safety.min_voltage_v:
+        remedy = f"under {safety.min_voltage_v:g} V at {weakest}: check power supply and plugs"
+        return Check("fail", thing, seen, remedy)
+    return Check("ok", thing, seen)
+
+
+def _values(health: DeviceHealth, ending: str) -> dict[str, float]:
+    return {k.removesuffix(ending): v for k, v in health.values.items() if k.endswith(ending)}
+
+
+def bus_check(name: str, arm: Arm, period_s: float, clock: Clock) -> Check:
+    """How long readings take, and whether some had to be repeated.
+
+    Raises:
+        DeviceError: a reading failed for good.
+    """
+    thing = f"{name} bus"
+    spent_s = []
+    for _ in range(READINGS):
+        start_ns = clock.now_ns()
+        arm.read()
+        spent_s.append((clock.now_ns() - start_ns) / 1e9)
+    median_s = statistics.median(spent_s)
+    repeated = arm.poll_health().values.get("read_retries", 0.0)
+    seen = f"{READINGS} readings of {median_s * 1e3:.1f} ms, {repeated:.0f} repeated"
+    if median_s > period_s:
+        remedy = f"over the {period_s * 1e3:g} ms of rates.arm_hz: raise baud or lower the rate"
+        return Check("warn", thing, seen, remedy)
+    if repeated:
+        remedy = "packets get lost: check the bus cables and plugs, and the USB hub"
+        return Check("warn", thing, seen, remedy)
+    return Check("ok", thing, seen)
+
+
+def pose_check(name: str, arm: Arm, rig: Rig) -> Check:
+    """Whether joints read within their limits and the gripper within its calibrated range.
+
+    Raises:
+        DeviceError: the arm cannot be read.
+    """
+    thing, reading = f"{name} pose", arm.read()
+    joints = rig.arm_model(name).joints
+    low = np.array([joint.min_rad for joint in joints]) - POSE_MARGIN_RAD
+    high = np.array([joint.max_rad for joint in joints]) + POSE_MARGIN_RAD
+    angles = reading.position_rad
+    beyond = [
+        f"{joint.name} at {angle:.2f} rad ({joint.min_rad:g} to {joint.max_rad:g})"
+        for joint, angle, out in zip(joints, angles, (angles < low) | (angles > high), strict=True)
+        if out
+    ]
+    if beyond:
+        remedy = "check limits and drive modes in the rig file, and how the horn is mounted"
+        return Check("warn", thing, f"beyond its limits: {', '.join(beyond)}", remedy)
+    if reading.gripper is None:
+        return Check("ok", thing, "all joints within their limits, no gripper")
+    seen = f"gripper opening {reading.gripper:.2f}"
+    if not -OPENING_MARGIN <= reading.gripper <= 1 + OPENING_MARGIN:
+        remedy = f"0 is closed, 1 open: set gripper_closed_rad and gripper_open_rad of {name}"
+        return Check("warn", thing, seen, remedy)
+    return Check("ok", thing, f"all joints within their limits, {seen}")
 
 
 def disk_checks(rig: Rig, out: Path, bytes_per_s: float) -> list[Check]:
@@ -263,8 +368,3 @@ def write_speed(folder: Path) -> float:
                 raise OSError("the disk is full")
         os.fsync(file.fileno())
     return TRIAL_BYTES * NS_PER_S / (clock.now_ns() - start_ns)
-
-
-def any_failed(checks: Sequence[Check]) -> bool:
-    """Whether something has to be mended before the rig can run."""
-    return any(check.status == "fail" for check in checks)

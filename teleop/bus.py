@@ -26,6 +26,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from teleop import wire
 from teleop.addresses import address_of
+from teleop.clock import Clock
 from teleop.errors import BusError, WireError
 from teleop.messages import Message
 from teleop.node import Inputs, Received
@@ -166,9 +167,9 @@ class Subscriber:
         """Wait for a message; returns whether there is one."""
         return bool(self._poller.poll(max(0, math.ceil(timeout_s * 1000))))
 
-    def drain(self, now_ns: int) -> Inputs:
-        """Everything that has come, stamped as arrived now; never waits."""
-        raw: dict[str, list[bytes]] = defaultdict(list)
+    def drain(self, clock: Clock) -> Inputs:
+        """Everything that has come, each message stamped as it is taken; never waits."""
+        raw: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
         for socket in self._secured.values():
             while True:
                 try:
@@ -176,12 +177,10 @@ class Subscriber:
                 except zmq.Again:
                     break
                 topic, _, data = frame.partition(b"\0")
-                raw[topic.decode("utf-8", "replace")].append(data)
-        return Inputs(
-            {topic: self._decoded(topic, frames, now_ns) for topic, frames in raw.items()}
-        )
+                raw[topic.decode("utf-8", "replace")].append((data, clock.now_ns()))
+        return Inputs({topic: self._decoded(topic, frames) for topic, frames in raw.items()})
 
-    def _decoded(self, topic: str, frames: list[bytes], now_ns: int) -> list[Received]:
+    def _decoded(self, topic: str, frames: list[tuple[bytes, int]]) -> list[Received]:
         queue = self._queue.get(topic)
         if queue is None:
             return []
@@ -190,14 +189,14 @@ class Subscriber:
         if queue is Queue.LATEST:
             frames = frames[-1:]
         received = []
-        for data in frames:
+        for data, arrival_ns in frames:
             message = self._decode_one(topic, data, count)
             if message is None:
                 continue
             if queue is Queue.ALL and count.next_seq is not None and message.seq > count.next_seq:
                 count.lost += message.seq - count.next_seq
             count.next_seq = message.seq + 1
-            received.append(Received(message, now_ns))
+            received.append(Received(message, arrival_ns))
         return received
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -236,10 +237,11 @@ def _run_doctor(args: argparse.Namespace, rest: list[str]) -> int:
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
     checks = []
-    for check in examine(args.hardware, args.emulate, args.out):
-        checks.append(check)
-        if not args.json:
-            print(check, flush=True)
+    with contextlib.closing(examine(args.hardware, args.emulate, args.out)) as found:
+        for check in found:
+            checks.append(check)
+            if not args.json:
+                print(check, flush=True)
     counts = {s: sum(check.status == s for check in checks) for s in ("ok", "warn", "fail")}
     if args.json:
         print(json.dumps({**counts, "checks": [dataclasses.asdict(c) for c in checks]}, indent=2))

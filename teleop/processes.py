@@ -92,10 +92,11 @@ class NodeLoop:
                 self._subscriber.wait((deadline_ns - now_ns) / 1e9)
         else:
             self._clock.sleep_until_ns(deadline_ns)
+        inputs = self._subscriber.drain(self._clock)
         now_ns = self._clock.now_ns()
         if self._ticker.due(now_ns):
             self._ticker.advance(now_ns)
-        for topic, message in self._node.step(self._subscriber.drain(now_ns), now_ns):
+        for topic, message in self._node.step(inputs, now_ns):
             self._publisher.send(topic, message)
         self._worst_step_ns = max(self._worst_step_ns, self._clock.now_ns() - now_ns)
         if self._health_ticker.due(now_ns):

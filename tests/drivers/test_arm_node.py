@@ -48,6 +48,8 @@ class FirstOrderArm:
         self.read_error: DeviceError | None = None
         self.torque_error: DeviceError | None = None
         self.connect_error: DeviceError | None = None
+        self.reboot_error: DeviceError | None = None
+        self.reboots = 0
         self.health = DeviceHealth()
         self.connects = 0
         self.closed = False
@@ -85,6 +87,13 @@ class FirstOrderArm:
     def torque_off(self) -> list[str]:
         self.torque = (False, False)
         return []
+
+    def reboot_failed(self) -> list[str]:
+        self.reboots += 1
+        if self.reboot_error is not None:
+            raise self.reboot_error
+        self.health = DeviceHealth()
+        return ["gripper (id 9)"]
 
     def poll_health(self) -> DeviceHealth:
         return self.health
@@ -184,11 +193,14 @@ def offset(bench: Bench, rad: float, joint: int = 0) -> FloatArray:
     return pose
 
 
-def assert_smooth(path: FloatArray) -> None:
+def assert_smooth(applied: list[ArmApplied]) -> None:
     """Within the shipped follower's limits: 0.2 rad, 3.14 rad/s and 20 rad/s^2."""
-    speeds = np.diff(path, axis=0) / 0.01
+    steps = np.diff([a.position_rad for a in applied], axis=0)
+    times_s = np.diff([a.stamp_ns for a in applied])[:, None] / 1e9
+    speeds = steps / times_s
+    assert np.abs(steps).max(initial=0) <= 0.2 + 1e-6
     assert np.abs(speeds).max(initial=0) <= 3.14 + 1e-6
-    assert np.abs(np.diff(speeds, axis=0)).max(initial=0) <= 20.0 * 0.01 + 1e-6
+    assert (np.abs(np.diff(speeds, axis=0)) <= 20.0 * times_s[1:] + 1e-6).all()
 
 
 def test_an_arm_without_commander_holds_where_it_is(follower: Bench) -> None:
@@ -220,7 +232,7 @@ def test_a_step_of_one_radian_moves_within_the_limits(follower: Bench) -> None:
     follower.follow()
     begin = len(follower.applied)
     follower.ticks(150, offset(follower, 1.0))
-    assert_smooth(follower.path(begin - 1))
+    assert_smooth(follower.applied[begin - 1 :])
     assert Limited(follower.applied[begin].limited) & Limited.STEP
     assert follower.applied[-1].position_rad[0] == pytest.approx(1.0)
     assert follower.count("limited_step_ticks") > 0
@@ -236,7 +248,7 @@ def test_a_stale_command_leads_to_hold(follower: Bench) -> None:
     follower.ticks(40)
     assert follower.node.mode == "hold"
     assert "silent" in follower.detail
-    assert_smooth(follower.path(begin - 2))
+    assert_smooth(follower.applied[begin - 2 :])
     assert (follower.path()[-1] == follower.path()[-10]).all()
 
 
@@ -346,7 +358,7 @@ def test_the_emergency_stop_is_obeyed_in_motion_and_clearing_it_moves_nothing(
     follower.stop = True
     follower.ticks(50, goal)
     assert follower.node.mode == "stopped"
-    assert_smooth(follower.path(begin - 2))
+    assert_smooth(follower.applied[begin - 2 :])
     rest = follower.path()[-1]
     assert (follower.path()[-20:] == rest).all()
     follower.stop = False
@@ -414,13 +426,118 @@ def test_a_servo_in_trouble_means_fault_and_hold(
     said = follower.node.health(follower.clock.now_ns())
     assert (said.ok, said.state) == (False, "fault")
     assert words in said.detail
-    assert_smooth(follower.path(begin - 2))
+    assert_smooth(follower.applied[begin - 2 :])
     assert follower.applied[-1].mode == "fault"
     follower.arm.health = DeviceHealth(values=dict.fromkeys(health.values, 12.0))
     rest = follower.path()[-1]
     follower.ticks(30, goal)
     assert follower.node.mode == "hold"
     assert follower.path()[-1] == pytest.approx(rest, abs=0.01)
+
+
+OVERLOAD = DeviceHealth(False, "gripper (id 9) lost torque: overload", lasting=True)
+
+
+def overloaded(follower: Bench) -> FloatArray:
+    """A follower whose gripper has shut down, after which its servo says that it is well."""
+    follower.follow()
+    goal = offset(follower, 1.0)
+    follower.ticks(15, goal)
+    follower.arm.health = OVERLOAD
+    follower.ticks(40, goal)
+    follower.arm.health = DeviceHealth()
+    follower.ticks(40, goal)
+    return goal
+
+
+def clear_by_emergency_stop(follower: Bench, goal: FloatArray) -> None:
+    """What the operator's keys do."""
+    follower.stop = True
+    follower.ticks(20, goal)
+    follower.stop = False
+    follower.tick(follower.command(goal))
+
+
+def test_lost_torque_is_a_fault_with_a_remedy_until_an_emergency_stop_is_cleared(
+    follower: Bench,
+) -> None:
+    """Whatever the servos say meanwhile; no torque is switched and the lease is ended."""
+    goal = overloaded(follower)
+    switched = len(follower.arm.torque_calls)
+    assert follower.node.mode == "fault"
+    assert "gripper (id 9) lost torque: overload" in follower.detail
+    assert "clear it by emergency stop, then clear and confirm" in follower.detail
+    rest = follower.path()[-1]
+    follower.ticks(20, rest, lease="next")
+    follower.stop = True
+    follower.ticks(20, rest, lease="next")
+    assert follower.node.mode == "fault"
+    assert (follower.arm.reboots, len(follower.arm.torque_calls)) == (0, switched)
+    clear_by_emergency_stop(follower, goal)
+    assert follower.node.mode == "hold"
+    assert (follower.arm.reboots, len(follower.arm.torque_calls)) == (1, switched + 1)
+    begin = len(follower.applied)
+    follower.ticks(50, goal)
+    assert follower.node.mode == "hold"
+    assert "ended by a stop or fault" in follower.detail
+    assert np.ptp(follower.path(begin), axis=0).max() == 0.0
+    follower.ticks(20, follower.path()[-1], lease="after")
+    assert follower.node.mode == "follow"
+
+
+def test_a_cleared_arm_holds_where_it_is_measured(follower: Bench) -> None:
+    """It sagged while its servo was limp."""
+    goal = overloaded(follower)
+    follower.arm.q[1] += 0.1
+    clear_by_emergency_stop(follower, goal)
+    follower.ticks(5, goal)
+    assert follower.path()[-1] == pytest.approx(follower.arm.q)
+
+
+def test_a_servo_that_cannot_be_restarted_leaves_the_fault_and_says_why(follower: Bench) -> None:
+    """The operator may try again; each act is one attempt."""
+    goal = overloaded(follower)
+    follower.arm.reboot_error = DeviceError("no answer from gripper (id 9) 3 s after a reboot")
+    clear_by_emergency_stop(follower, goal)
+    follower.ticks(150, goal)
+    assert follower.node.mode == "fault"
+    assert "no answer from gripper (id 9) 3 s after a reboot" in follower.detail
+    assert follower.arm.reboots == 1
+    follower.arm.reboot_error = None
+    clear_by_emergency_stop(follower, goal)
+    assert follower.node.mode == "hold"
+
+
+def test_a_command_is_written_when_it_comes_and_once(follower: Bench) -> None:
+    """Between ticks too; the reading then follows it, and the tick after that waits."""
+    follower.follow()
+    for _ in range(20):
+        follower.tick(skip_ns=4_000_000)
+        assert follower.applied[-1].stamp_ns < follower.clock.now_ns()
+        follower.tick(follower.command(offset(follower, 0.1)), skip_ns=6_000_000)
+        assert follower.applied[-1].stamp_ns == follower.clock.now_ns()
+    assert [a.command_seq for a in follower.applied[-20:]] == list(range(4, 24))
+    assert len(follower.arm.writes) == len(follower.applied)
+    assert {s.stamp_ns for s in follower.states[-20:]} == {
+        a.stamp_ns for a in follower.applied[-20:]
+    }
+
+
+def test_commands_at_any_pace_move_the_arm_within_its_limits(follower: Bench) -> None:
+    """Early, late, two at once, or none for a while: time between writes is what counts."""
+    follower.follow()
+    rng = np.random.default_rng(3)
+    begin = len(follower.applied)
+    for k in range(600):
+        pose = offset(follower, 0.6 * np.sin(k / 25))
+        commands = [follower.command(pose) for _ in range(rng.integers(0, 3))]
+        follower.tick(*commands, skip_ns=int(rng.integers(1, 18)) * 1_000_000)
+    assert_smooth(follower.applied[begin - 2 :])
+    assert len(follower.arm.writes) == len(follower.applied)
+    assert np.abs(follower.path(begin)[:, 0] - follower.start_rad[0]).max() > 0.5
+    gaps_ms = np.diff([s.stamp_ns for s in follower.states]) / 1e6
+    assert gaps_ms.min() >= 5
+    assert gaps_ms.max() <= 40
 
 
 def test_a_single_failed_read_is_counted_and_motion_goes_on(follower: Bench) -> None:
@@ -499,6 +616,8 @@ def test_torque_that_will_not_switch_is_retried_once_a_second(follower: Bench) -
     follower.ticks(210)
     assert len(follower.arm.torque_calls) == 3
     assert follower.applied == []
+    assert follower.node.mode == "fault"
+    assert "shoulder (id 2) is overloaded" in follower.detail
     follower.arm.torque_error = None
     follower.ticks(110)
     assert follower.applied[-1].mode == "hold"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from drivers import arm_node
+from drivers import dynamixel_table as table
 from drivers.arm_node import ArmNode
 from drivers.emulated.addresses import lockstep_rig
 from drivers.emulated.hand import Hand
@@ -23,7 +24,7 @@ from teleop.teleop_node import TeleopNode
 from teleop.topics import Queue
 
 LEADER, FOLLOWER = "left_leader", "left_follower"
-ELBOW = 4
+SHADOW, ELBOW, GRIPPER = 3, 4, 9
 
 
 class SwayingHand:
@@ -131,6 +132,19 @@ class Pair:
     def setpoints(self, arm: str) -> FloatArray:
         return np.array([applied.position_rad for applied in self.session.applied[arm]])
 
+    def torque(self, arm: str) -> list[bool]:
+        """Whether each servo has torque."""
+        chain = self.world.chains[arm]
+        address = table.TORQUE_ENABLE.address
+        return [bool(chain.servo(i).registers.table[address]) for i in range(1, 10)]
+
+    def assert_gains_are_as_described(self) -> None:
+        """A restart resets them."""
+        gripper = self.world.chains[FOLLOWER].servo(GRIPPER).registers.table
+        address = table.GOAL_CURRENT.address
+        limit_a = self.rig.arm_model(FOLLOWER).gripper.current_limit_a
+        assert int.from_bytes(gripper[address : address + 2], "little") == round(limit_a / 2.69e-3)
+
     def assert_commands_stayed_within_the_limits(self) -> None:
         path = self.setpoints(FOLLOWER)
         assert np.abs(np.diff(path, axis=0)).max() <= 3.14 * 0.01 + 1e-6
@@ -204,26 +218,84 @@ def test_an_unplugged_follower_stops_by_itself_and_comes_back_holding(pair: Pair
     assert np.abs(pair.angle(FOLLOWER) - before).max() < 0.05
 
 
-def test_after_a_brown_out_nothing_follows_before_stop_clear_and_homing(pair: Pair) -> None:
-    """All servos of the bus restart without torque; at most they hold where they are."""
+def overload(pair: Pair, servo_id: int) -> None:
+    pair.world.chains[FOLLOWER].faults.overload(servo_id)
+
+
+def brown_out(pair: Pair) -> None:
     pair.world.chains[FOLLOWER].faults.brown_out()
-    pair.until(lambda: pair.mode(FOLLOWER) == "fault", limit_s=3.0)
-    pair.seconds(2.0)
-    told = len(pair.session.applied[FOLLOWER])
+
+
+def brown_out_unplugged(pair: Pair) -> None:
+    """The arm's plug strip: power and USB hub go together and come back."""
+    faults = pair.world.chains[FOLLOWER].faults
+    faults.unplugged = True
+    pair.seconds(0.3)
+    faults.brown_out()
     pair.seconds(1.0)
-    assert pair.mode(FOLLOWER) in ("fault", "hold")
-    assert "ended by a stop or fault" in pair.health(FOLLOWER).detail
-    assert np.ptp(pair.setpoints(FOLLOWER)[told:], axis=0).max() == 0.0
+    faults.unplugged = False
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (lambda pair: overload(pair, GRIPPER), "gripper (id 9) lost torque: overload"),
+        (lambda pair: overload(pair, ELBOW), "elbow (id 4) lost torque: overload"),
+        (lambda pair: overload(pair, SHADOW), "shoulder (shadow) (id 3) lost torque: overload"),
+        (brown_out, "gripper (id 9) lost torque: power dipped?"),
+        (brown_out_unplugged, "gripper (id 9) lost torque: power dipped?"),
+    ],
+    ids=["gripper", "elbow", "shadow", "brown-out", "power and cable"],
+)
+def test_after_torque_was_lost_there_is_one_way_back(
+    pair: Pair, happens: Callable[[Pair], None], words: str
+) -> None:
+    """Fault until an emergency stop is cleared, then hold where it is, then homing."""
+    happens(pair)
+    pair.until(lambda: words in pair.health(FOLLOWER).detail, limit_s=4.0)
+    switched_on = pair.torque(FOLLOWER)
+    for _ in range(10):
+        pair.seconds(0.3)
+        assert pair.mode(FOLLOWER) == "fault"
+        assert words in pair.health(FOLLOWER).detail
+        assert "clear it by emergency stop, then clear" in pair.health(FOLLOWER).detail
+    assert pair.torque(FOLLOWER) == switched_on
+    assert words in pair.commander.health(pair.clock.now_ns()).detail
     pair.session.stop = True
     pair.seconds(0.2)
+    assert pair.torque(FOLLOWER) == switched_on
+    before = pair.angle(FOLLOWER)
     pair.session.stop = False
-    pair.until(lambda: pair.mode(FOLLOWER) == "hold", limit_s=4.0)
-    pair.seconds(0.5)
-    assert pair.mode(FOLLOWER) == "hold"
+    pair.until(lambda: pair.mode(FOLLOWER) == "hold", limit_s=1.0)
+    pair.seconds(1.0)
+    assert pair.health(FOLLOWER).ok
+    assert all(pair.torque(FOLLOWER))
+    assert np.abs(pair.angle(FOLLOWER) - before).max() < 0.1
+    pair.assert_gains_are_as_described()
+    pair.session.episode += 1
     pair.enter("homing")
     pair.until(lambda: pair.commander.health(pair.clock.now_ns()).state == "home")
     start = np.array(pair.rig.arm_model(FOLLOWER).start_rad)
     assert np.abs(pair.angle(FOLLOWER) - start).max() < 0.1
+    pair.assert_commands_stayed_within_the_limits()
+
+
+def test_a_brown_out_is_never_followed_through(pair: Pair) -> None:
+    """From the first reading after the dip on it is known: no command passes in between."""
+    brown_out(pair)
+    pair.until(lambda: pair.mode(FOLLOWER) == "fault", limit_s=2.0)
+    told = len(pair.session.applied[FOLLOWER])
+    pair.seconds(1.5)
+    assert {a.mode for a in pair.session.applied[FOLLOWER][told:]} == {"fault"}
+
+
+def test_a_limp_leader_that_browns_out_stays_limp(pair: Pair) -> None:
+    """It had no torque to lose: a person holds it."""
+    pair.world.chains[LEADER].faults.brown_out()
+    pair.seconds(2.0)
+    assert pair.mode(LEADER) == "limp"
+    assert pair.health(LEADER).ok
+    assert not any(pair.torque(LEADER))
 
 
 def test_lost_replies_cost_retries_and_no_more(pair: Pair) -> None:

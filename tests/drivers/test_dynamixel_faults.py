@@ -1,7 +1,7 @@
 """What the Dynamixel driver does, and says, when something is wrong."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -193,13 +193,13 @@ def test_an_overload_is_told_at_the_next_poll(holding: OneArm) -> None:
     """The alert bit of the control loop's replies asks for the reason."""
     holding.faults.overload(4)
     holding.arm.read()
-    assert holding.arm.poll_health().detail.startswith("elbow (id 4) reports overload")
+    assert holding.arm.poll_health().detail == "elbow (id 4) lost torque: overload"
 
 
 def test_an_overloaded_shadow_is_found_by_going_round(holding: OneArm) -> None:
     """Its alert bit is never seen in the control loop."""
     holding.faults.overload(3)
-    assert "shoulder (shadow) (id 3) reports overload" in complaints(holding)[-1].detail
+    assert "shoulder (shadow) (id 3) lost torque: overload" in complaints(holding)[-1].detail
 
 
 def test_an_overloaded_servo_refuses_torque_until_rebooted(holding: OneArm) -> None:
@@ -223,8 +223,11 @@ def test_a_brown_out_is_told_and_torque_can_come_back(holding: OneArm) -> None:
     with pytest.raises(DeviceError, match="no valid answer from any servo"):
         holding.arm.read()
     holding.wait(0.5)
-    found = complaints(holding)
-    assert "lost its torque (brown-out, reboot or shutdown)" in found[0].detail
+    first = holding.arm.poll_health()
+    assert first.detail.startswith("waist (id 1), shoulder (id 2), shoulder (shadow) (id 3), ")
+    assert first.detail.endswith("gripper (id 9) lost torque: power dipped?")
+    assert first.lasting
+    assert len(complaints(holding)) == ROUND
     holding.place((0.3, *REST_RAD[1:]))
     holding.arm.set_torque(True, True)
     assert holding.goals_rad()[0] == pytest.approx(0.3, abs=TICK)
@@ -236,9 +239,62 @@ def test_a_brown_out_is_told_and_torque_can_come_back(holding: OneArm) -> None:
 def test_a_shadow_that_lost_its_torque_gets_it_back(holding: OneArm) -> None:
     """Its primary still has torque, which would hide it."""
     holding.set_register(3, table.TORQUE_ENABLE, 0)
-    assert "shoulder (shadow) (id 3) has lost its torque" in complaints(holding)[0].detail
+    assert "shoulder (shadow) (id 3) lost torque" in complaints(holding)[0].detail
     holding.arm.set_torque(True, True)
     assert holding.register(3, table.TORQUE_ENABLE) == 1
+
+
+def test_torque_that_went_while_the_cable_was_out_is_told_after_connecting(
+    holding: OneArm,
+) -> None:
+    """Power and cable pulled together: the arm is limp, and nothing stiffens it by itself."""
+    holding.faults.unplugged = True
+    with pytest.raises(DeviceLostError):
+        holding.arm.read()
+    holding.faults.brown_out()
+    holding.wait(0.0)
+    holding.wait(0.5)
+    holding.faults.unplugged = False
+    holding.arm.connect()
+    health = holding.arm.poll_health()
+    assert "gripper (id 9) lost torque: power dipped?" in health.detail
+    assert health.lasting
+    assert not any(holding.register(i, table.TORQUE_ENABLE) for i in range(1, 10))
+
+
+def test_several_failed_servos_are_restarted_together_and_the_others_hold_on(
+    holding: OneArm,
+) -> None:
+    """It takes as long as one, and no bus watchdog trips meanwhile."""
+    holding.faults.overload(9)
+    holding.faults.overload(4)
+    holding.faults.overload(6)
+    holding.wait(0.01)
+    began_ns = holding.clock.now_ns()
+    restarted = holding.arm.reboot_failed()
+    assert restarted == ["elbow (id 4)", "forearm_roll (id 6)", "gripper (id 9)"]
+    assert holding.clock.now_ns() - began_ns < 0.6e9
+    assert holding.register(1, table.BUS_WATCHDOG) == 10
+    assert holding.register(1, table.TORQUE_ENABLE) == 1
+    holding.arm.set_torque(True, True)
+    holding.arm.read()
+    assert complaints(holding) == []
+
+
+def test_a_servo_that_does_not_come_back_is_named(holding: OneArm) -> None:
+    """The others have their watchdog armed again."""
+    holding.faults.overload(9)
+    holding.wait(0.01)
+    dead = holding.arm._bus.reboot
+
+    def die(servo_ids: Iterable[int]) -> None:
+        holding.faults.servo_absent.add(9)
+        dead(servo_ids)
+
+    holding.arm._bus.reboot = die
+    with pytest.raises(DeviceError, match=r"no answer from gripper \(id 9\) 3 s after a reboot"):
+        holding.arm.reboot_failed()
+    assert holding.register(1, table.BUS_WATCHDOG) == 10
 
 
 # Silence.

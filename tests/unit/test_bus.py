@@ -12,6 +12,7 @@ from teleop import messages as m
 from teleop import topics
 from teleop.addresses import address_of
 from teleop.bus import Bus, Publisher, Subscriber
+from teleop.clock import VirtualClock
 from teleop.errors import BusError, RigError
 from teleop.node import Inputs
 from teleop.rig import Rig
@@ -31,7 +32,7 @@ def until_connected(publisher: Publisher, subscriber: Subscriber, topic: str) ->
         publisher.send(topic, state(0))
         if subscriber.wait(0.02):
             time.sleep(0.05)
-            subscriber.drain(0)
+            subscriber.drain(VirtualClock(0))
             subscriber.counts[topic].next_seq = 1
             return
     raise AssertionError("never connected")
@@ -41,7 +42,7 @@ def collect(subscriber: Subscriber, topic: str, count: int) -> list[m.ArmState]:
     got: list[m.ArmState] = []
     for _ in range(200):
         if subscriber.wait(0.1):
-            got += subscriber.drain(7).all(topic, m.ArmState)
+            got += subscriber.drain(VirtualClock(7)).all(topic, m.ArmState)
         if len(got) >= count:
             break
     return got
@@ -71,7 +72,7 @@ def test_a_slow_subscriber_of_the_latest_gets_only_the_newest(aloha: Rig) -> Non
         newest = None
         while newest is None or newest.seq < 49:
             assert subscriber.wait(10)
-            received = subscriber.drain(9).received(STATE)
+            received = subscriber.drain(VirtualClock(9)).received(STATE)
             assert len(received) == 1
             assert received[0].arrival_ns == 9
             newest = received[0].message
@@ -99,7 +100,7 @@ def test_foreign_bytes_are_dropped_and_counted(aloha: Rig) -> None:
         for _ in range(500):
             raw.send(STATE.encode() + b"\0not a message")
             if subscriber.wait(0.02):
-                inputs = subscriber.drain(0)
+                inputs = subscriber.drain(VirtualClock(0))
                 break
         assert inputs.received(STATE) == []
         assert subscriber.counts[STATE].malformed > 0

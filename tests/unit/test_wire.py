@@ -1,5 +1,6 @@
 """Messages survive the wire, and nothing else gets through it."""
 
+import contextlib
 import struct
 
 import msgpack
@@ -63,10 +64,8 @@ def test_a_damaged_message_is_refused_or_well_formed(
     raw = bytearray(wire.encode(message))
     i = data.draw(st.integers(0, len(raw) - 1))
     raw[i] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(WireError):
         assert isinstance(wire.decode(bytes(raw)), m.MESSAGE_TYPES)
-    except WireError:
-        pass
 
 
 def test_a_wrong_field_type_is_named() -> None:
