@@ -19,7 +19,7 @@ from policies.video import framed, frames_of, side_by_side, write_video
 from recorder.episode import Episode
 from teleop.assembly import Job
 from teleop.errors import PolicyError
-from teleop.session import EpisodeResult
+from teleop.session_plan import EpisodeResult
 
 EXPERT = "expert"
 """Subject: the scripted operator guiding the leaders, who made the demonstrations."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from teleop.errors import RigError, UnknownNameError
 from teleop.processes import NodeSpec
 from teleop.rig import Rig
-from teleop.session import AutoStop, SessionPlan
+from teleop.session_plan import AutoStop, SessionPlan
 
 JobKind = Literal["teleop", "record", "replay", "deploy"]
 

@@ -19,7 +19,7 @@ from teleop.errors import TandemError
 if TYPE_CHECKING:
     from teleop.assembly import Job
     from teleop.rig import Rig
-    from teleop.session import EpisodeResult
+    from teleop.session_plan import EpisodeResult
 
 PACKAGES = ("teleop", "drivers", "recorder", "policies", "calibration")
 

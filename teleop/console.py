@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from teleop.rig import Operator
-from teleop.session import Action
+from teleop.session_plan import Action
 
 NAMED_KEYS = {"\r": "enter", "\n": "enter", " ": "space", "\x1b": "esc", "\t": "tab"}
 CLEAR_LINE = "\r\x1b[K"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,14 @@ from teleop.assembly import Job, rig_for, session_plan_of, specs_of
 from teleop.bus import Bus
 from teleop.clock import NS_PER_S, BranchClock, MonotonicClock, Ticker, VirtualClock, ns_from_s
 from teleop.console import Console
+from teleop.errors import NodeFailedError
 from teleop.lockstep import Lockstep
 from teleop.messages import Health
 from teleop.node import Node, NodeContext
 from teleop.processes import NodeLoop, build_node
 from teleop.rig import Rig
-from teleop.session import Action, EpisodeResult, SessionNode
+from teleop.session import SessionNode
+from teleop.session_plan import Action, EpisodeResult
 from teleop.supervisor import Supervisor
 
 LOCKSTEP_LIMIT_S = 120.0
@@ -141,8 +144,7 @@ def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[E
         NodeFailedError: a node died; arms hold, the episode so far is kept.
     """
     rig = rig_for(rig, job)
-    with tempfile.TemporaryDirectory(prefix="tandem-") as runtime, ExitStack() as stack:
-        run_dir = Path(runtime)
+    with run_folder() as run_dir, ExitStack() as stack:
         if emulate:
             rig = _emulated("process_rig", rig, run_dir)
         specs = specs_of(rig, job)
@@ -154,6 +156,20 @@ def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[E
         supervisor = stack.enter_context(Supervisor(rig, specs, run_dir))
         Attendant(session, supervisor, console).attend(loop)
     return session.results
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A folder for one run's logs and port links; kept when a node failed, for its logs."""
+    folder = Path(tempfile.mkdtemp(prefix="tandem-"))
+    try:
+        yield folder
+    except NodeFailedError:
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Attendant:

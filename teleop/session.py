@@ -11,10 +11,6 @@ emergency stop, left only by CLEAR and then CONFIRM, which moves nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Literal
 
 from teleop import messages as m
 from teleop import topics
@@ -22,6 +18,7 @@ from teleop.clock import NS_PER_S, ns_from_s
 from teleop.errors import NodeFailedError, RecordingError
 from teleop.node import Inputs, NodeHealth, NodePlan, Outputs, Sequencer
 from teleop.rig import Rig
+from teleop.session_plan import Action, EpisodeResult, SessionPlan
 from teleop.topics import Queue
 
 PERIOD_S = 0.02
@@ -34,58 +31,6 @@ HOMING_TIMEOUT_S = 40.0
 SAVE_TIMEOUT_S = 120.0
 SETTLE_S = 0.3
 """Shortest stay in homing and stopping: heartbeats of the phase before must have passed."""
-
-
-class Action(Enum):
-    """What the operator can ask for at any time."""
-
-    START = "start"
-    STOP = "stop"
-    SUCCESS = "success"
-    FAILURE = "failure"
-    REDO = "redo"
-    QUIT = "quit"
-    EMERGENCY_STOP = "emergency_stop"
-    CLEAR_STOP = "clear_stop"
-    CONFIRM = "confirm"
-
-
-AutoStop = Literal["operator", "success", "commander"]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPlan:
-    """What this session is for."""
-
-    task: str
-    episodes: int | None
-    """None: go on until the operator quits."""
-    record: bool
-    max_seconds: float
-    start: Literal["gripper", "key", "auto"]
-    """``auto``: as soon as the commander is ready."""
-    stop_when: frozenset[AutoStop] = frozenset()
-    """End an episode when the scripted operator has finished, the emulated task has
-    succeeded, or the commander (a replay) has nothing more to do."""
-    must_live: Sequence[str] = ()
-    """Nodes whose heartbeat is needed before anything moves."""
-
-
-@dataclass(slots=True)
-class EpisodeResult:
-    """What became of one episode."""
-
-    index: int
-    outcome: str
-    seconds: float
-    stage: int = 0
-    """Best reward stage of the emulated task; 0 without one."""
-    max_stage: int = 0
-    path: str = ""
-    verdict: str = ""
-    reasons: list[str] = field(default_factory=list)
-    commander: str = ""
-    """The commander's last words, for example a replay's tracking error."""
 
 
 class SessionNode:

@@ -15,8 +15,10 @@ from teleop.limits import limits_of
 from teleop.node import Inputs, NodeHealth, NodePlan, Outputs
 from teleop.rig import Rig
 from teleop.runs import LockstepRig
+from teleop.session import Action
 from teleop.topics import Queue
 
+SETTLE_S = 0.5
 BREAK_S = 2.0
 MEND_S = 4.0
 END_S = 7.0
@@ -104,6 +106,30 @@ class Outcome:
         return True
 
 
+def for_seconds(run: LockstepRig, seconds: float) -> None:
+    """Let virtual time pass."""
+    end_ns = run.clock.now_ns() + ns_from_s(seconds)
+    run.run(lambda: run.clock.now_ns() >= end_ns, seconds + 1)
+
+
+def until_phase(run: LockstepRig, phase: str, at_least_s: float = 0.0) -> None:
+    """Run until the session has been in a phase for so long."""
+    session = run.session
+    run.run(
+        lambda: (
+            session.phase == phase and session.seconds_in_phase(run.clock.now_ns()) >= at_least_s
+        ),
+        60,
+    )
+
+
+def stop_clear_confirm(run: LockstepRig) -> None:
+    """What the operator does after a fault that lasts; each key takes effect in time."""
+    for action in (Action.EMERGENCY_STOP, Action.CLEAR_STOP, Action.CONFIRM):
+        run.session.act(action)
+        for_seconds(run, SETTLE_S)
+
+
 def run_broken(
     rig: Rig,
     folder: Path,
@@ -116,16 +142,10 @@ def run_broken(
     witness = Witness(rig)
     with LockstepRig(rig, job, [witness]) as run:
         session = run.session
-
-        def seconds(phase: str, at_least: float) -> Callable[[], bool]:
-            return lambda: (
-                session.phase == phase and session.seconds_in_phase(run.clock.now_ns()) >= at_least
-            )
-
-        run.run(seconds("running", BREAK_S), 60)
+        until_phase(run, "running", BREAK_S)
         broken_ns = run.clock.now_ns()
         break_it(run)
-        run.run(seconds("running", MEND_S), 60)
+        until_phase(run, "running", MEND_S)
         mended_ns = run.clock.now_ns()
         mend_it(run)
         run.run(lambda: session.finished, 60)

@@ -84,7 +84,7 @@ def recording(out: Path) -> Iterator[subprocess.Popen[str]]:
 def the_episode(out: Path) -> Episode:
     """The only episode in a folder, valid, with more than half a second in it."""
     paths = find_episodes(out)
-    assert len(paths) == 1, sorted(out.rglob('*'))
+    assert len(paths) == 1, sorted(out.rglob("*"))
     assert validate(paths[0]) == []
     episode = Episode(paths[0])
     assert episode.length > 25

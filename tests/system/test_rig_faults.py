@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from recorder.schema import Flag
+from teleop.assembly import Job
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
 from teleop.runs import LockstepRig
-from tests.system.rig_under_fault import Outcome, run_broken
+from teleop.session import Action
+from tests.system.rig_under_fault import (
+    BREAK_S,
+    Outcome,
+    Witness,
+    for_seconds,
+    run_broken,
+    stop_clear_confirm,
+    until_phase,
+)
 
 ROOT = Path(__file__).parents[2]
 REACTION_NS = ns_from_s(0.4)
@@ -92,13 +102,48 @@ def test_an_overloaded_servo_is_named_and_the_arm_holds(rig: Rig, tmp_path: Path
     assert outcome.within_limits()
 
 
-def test_a_brown_out_of_a_follower_ends_in_hold_not_in_a_jump(rig: Rig, tmp_path: Path) -> None:
+def test_a_brown_out_of_a_follower_stays_a_fault_that_tells_the_remedy(
+    rig: Rig, tmp_path: Path
+) -> None:
     """All servos restart limp; the arm is not driven on as if nothing had happened."""
     outcome = run_broken(
         rig, tmp_path, lambda run: run.world.chains["right_follower"].faults.brown_out()
     )
-    assert "right_follower" in outcome.complaints("right_follower")
+    assert "lost torque: power dipped?" in outcome.complaints("right_follower")
+    assert "clear it by emergency stop" in outcome.complaints("commander")
+    assert outcome.states_of("right_follower", outcome.mended_ns) == ["fault"]
     assert outcome.within_limits()
+
+
+@pytest.mark.parametrize("servo_id", [9, 4], ids=["gripper", "elbow"])
+def test_after_an_overload_the_operator_clears_it_and_records_on(
+    rig: Rig, tmp_path: Path, servo_id: int
+) -> None:
+    """Emergency stop, clear, confirm: it holds. Start: it homes and completes an episode."""
+    job = Job("record", "transfer_cube", 2, tmp_path, cameras=())
+    witness = Witness(rig)
+    with LockstepRig(rig, job, [witness]) as run:
+        until_phase(run, "running", BREAK_S)
+        run.world.chains["right_follower"].faults.overload(servo_id)
+        for_seconds(run, 2.0)
+        arm = run.nodes["right_follower"]
+        assert arm.health(run.clock.now_ns()).state == "fault"
+        stop_clear_confirm(run)
+        assert arm.health(run.clock.now_ns()).state == "hold"
+        assert run.session.phase == "stopped"
+        for_seconds(run, 1.0)
+        quiet_since_ns = run.clock.now_ns() - NS_PER_S
+        poses = [
+            s.position_rad for s in witness.states["right_follower"] if s.stamp_ns > quiet_since_ns
+        ]
+        assert np.ptp(poses, axis=0).max() < 0.02
+        run.session.act(Action.START)
+        until_phase(run, "running")
+        run.run(lambda: run.session.finished, 120)
+    first, second = run.session.results
+    assert (first.outcome, second.outcome) == ("unknown", "success")
+    assert first.index != second.index
+    assert second.verdict == "pass"
 
 
 def test_lost_and_corrupt_replies_cost_samples_and_nothing_else(rig: Rig, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from policies.policy import CameraView, ObservationContract
 from policies.video import grid, write_contact_sheet, write_rollouts, write_video
 from teleop.assembly import Job
 from teleop.errors import PolicyError
-from teleop.session import EpisodeResult
+from teleop.session_plan import EpisodeResult
 
 COLUMN = ColumnStatistics((0.0,), (1.0,), (0.0,), (1.0,))
 

@@ -12,7 +12,8 @@ from teleop.clock import ns_from_s
 from teleop.errors import NodeFailedError, RecordingError
 from teleop.node import Inputs, Received
 from teleop.rig import Rig
-from teleop.session import Action, SessionNode, SessionPlan
+from teleop.session import SessionNode
+from teleop.session_plan import Action, SessionPlan
 
 PLAN = SessionPlan(
     task="transfer_cube",
