@@ -4,6 +4,10 @@ Four emulated buses of nine servos, paced at 1 Mbps, are served by a process of 
 Each client reads current, velocity and position of all nine and writes nine goals per
 cycle.
 
+The last table is the way from a leader to its follower, on two of these buses: arm nodes and
+teleoperation node are processes, as on a rig. ``software`` is from the end of the leader's
+reading (its stamp) to the follower's goal handed to its port; the wire comes on top.
+
     python bench/control.py [--seconds 5] [--usb-latency-ms 1]
 """
 
@@ -37,8 +41,17 @@ from drivers.emulated.servo_bank import ServoBank
 from drivers.emulated.servo_chain import chains_of
 from drivers.emulated.servo_motors import axes_of
 from drivers.viperx import SPARES
-from teleop.clock import NS_PER_S, MonotonicClock, Ticker
+from teleop import messages as m
+from teleop import topics
+from teleop.addresses import free_base_port, topics_of
+from teleop.bus import Bus
+from teleop.clock import NS_PER_S, MonotonicClock, Ticker, ns_from_s
+from teleop.node import Inputs, NodeHealth, NodePlan, Outputs
+from teleop.processes import NodeLoop, NodeSpec
+from teleop.rig import Rig
 from teleop.rig_files import load_rig
+from teleop.supervisor import Supervisor
+from teleop.topics import Queue
 
 RIG = Path(__file__).parents[1] / "hardware.yaml"
 IDS = list(range(1, 10))
@@ -50,6 +63,16 @@ CYCLE_BYTES = (14 + 9) + 9 * (11 + BLOCK_BYTES) + (14 + 9 * 5)
 """Read request, nine replies, write: the bytes of one cycle."""
 READ_S = (CYCLE_BYTES - (14 + 9 * 5)) * BITS_PER_BYTE / BAUD
 """Request and replies on the wire: a read that took less was given an older read's reply."""
+
+
+LEADER, FOLLOWER = "left_leader", "left_follower"
+PAIR_READ_S = ((14 + 7) + 7 * (11 + BLOCK_BYTES)) * BITS_PER_BYTE / BAUD
+"""An arm's own reading on the wire: the shadow servos are not asked."""
+PAIR_WRITE_S = (14 + 7 * 5) * BITS_PER_BYTE / BAUD
+PAIR_READ_TIMEOUT_S = 0.05
+"""Emulated servos share the processor and may be late by some scheduler slices."""
+WARM_UP_S = 1.0
+PATIENCE_S = 30.0
 
 
 class Client(Protocol):
@@ -216,8 +239,113 @@ def buses(usb_latency_s: float) -> Iterator[list[str]]:
             process.join(10)
 
 
+class Director:
+    """Stands for the session of one episode, and takes the times."""
+
+    name = "session"
+
+    def __init__(self, seconds: float) -> None:
+        self.plan = NodePlan(
+            ns_from_s(0.02),
+            {
+                topics.arm_applied(FOLLOWER): Queue.ALL,
+                topics.arm_state(LEADER): Queue.ALL,
+                topics.node_health(FOLLOWER): Queue.LATEST,
+            },
+            (topics.SESSION_PHASE, topics.SESSION_STOP),
+        )
+        self.software_ms: list[float] = []
+        self.readings = 0
+        self.finished = False
+        self.words = "no word of the follower"
+        self._seconds = seconds
+        self._phase = "homing"
+        self._since_ns = 0
+        self._last_origin_ns = 0
+
+    def step(self, inputs: Inputs, now_ns: int) -> Outputs:
+        """Home at first, then run; count and time what is written while running."""
+        self._since_ns = self._since_ns or now_ns
+        running_s = (now_ns - self._since_ns) / NS_PER_S
+        if (health := inputs.latest(topics.node_health(FOLLOWER), m.Health)) is not None:
+            self.words = f"{health.state} {health.detail}"
+        applied = inputs.all(topics.arm_applied(FOLLOWER), m.ArmApplied)
+        if self._phase == "homing" and any(a.mode == "follow" for a in applied):
+            self._phase, self._since_ns = "running", now_ns
+        elif self._phase == "running" and running_s > WARM_UP_S:
+            self.finished = running_s > WARM_UP_S + self._seconds
+            self.readings += len(inputs.all(topics.arm_state(LEADER), m.ArmState))
+            for each in applied:
+                self._take(each)
+        return [
+            (topics.SESSION_PHASE, m.SessionPhase(now_ns, 0, self._phase, 0, "")),
+            (topics.SESSION_STOP, m.StopState(now_ns, 0, False, "")),
+        ]
+
+    def _take(self, applied: m.ArmApplied) -> None:
+        """Only the first write of a command is its answer; later ones fill a commander's gap."""
+        if applied.origin_ns > self._last_origin_ns:
+            self.software_ms.append((applied.stamp_ns - applied.origin_ns) / 1e6)
+            self._last_origin_ns = applied.origin_ns
+
+    def health(self, now_ns: int) -> NodeHealth:
+        """Nobody asks."""
+        return NodeHealth()
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def pair_rig(paths: list[str]) -> Rig:
+    """One leader and its follower on two of the served buses."""
+    rig = load_rig(RIG)
+    ports = {Path(path).name: path for path in paths}
+    arms = {
+        name: rig.arms[name].model_dump()
+        | {"port": ports[name], "read_timeout_s": PAIR_READ_TIMEOUT_S}
+        for name in (LEADER, FOLLOWER)
+    }
+    rig = rig.replaced(backend="emulated", arms=arms, cameras={}, tasks={})
+    base_port = free_base_port(len(topics_of(rig)))
+    return rig.replaced(network=rig.network.model_dump() | {"base_port": base_port})
+
+
+def leader_to_follower(paths: list[str], seconds: float) -> Director:
+    """Arm nodes and commander as processes; this process plays the session."""
+    rig = pair_rig(paths)
+    specs = [NodeSpec(arm, "drivers.arm_node:build", "arm") for arm in (LEADER, FOLLOWER)]
+    options = {"lease": "bench"}
+    specs.append(NodeSpec("commander", "teleop.teleop_node:build", "input", options))
+    director = Director(seconds)
+    give_up_s = time.monotonic() + PATIENCE_S + seconds
+    with (
+        Bus(rig) as bus,
+        tempfile.TemporaryDirectory() as logs,
+        Supervisor(rig, specs, Path(logs)),
+    ):
+        loop = NodeLoop(director, rig, bus)
+        while not director.finished:
+            if time.monotonic() > give_up_s:
+                raise SystemExit(f"the follower did not follow: {director.words}")
+            loop.turn()
+        loop.close()
+    return director
+
+
+def print_leader_to_follower(director: Director, usb_latency_s: float) -> None:
+    """The table: what software adds, and the way as a whole."""
+    floor_ms = (PAIR_READ_S + PAIR_WRITE_S + usb_latency_s) * 1e3
+    software = np.array(director.software_ms)
+    print(f"\nLeader to follower, {director.readings} leader readings, {len(software)} written\n")
+    print("| ms | p50 | p90 | p99 | worst |\n" + "|---" * 5 + "|")
+    print(f"| wire alone: leader read and goal write | {floor_ms:.2f} |" + " - |" * 3)
+    for name, values in (("software", software), ("wire and software", software + floor_ms)):
+        cells = " | ".join(f"{v:.2f}" for v in np.percentile(values, [50, 90, 99, 100]))
+        print(f"| {name} | {cells} |")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     parser.add_argument(
@@ -241,6 +369,9 @@ def main() -> None:
             client.close()
             four = four_buses(make, paths, args.seconds)
         print(f"| {name} | {one_bus_cells(one, limit_hz)} | {four_bus_cells(four)} |")
+    with buses(args.usb_latency_ms / 1e3) as paths:
+        director = leader_to_follower(paths, max(10.0, args.seconds))
+    print_leader_to_follower(director, args.usb_latency_ms / 1e3)
 
 
 def one_bus_cells(run: Run, limit_hz: float) -> str:

@@ -76,8 +76,9 @@ def address_of(rig: Rig, topic: str) -> str:
 def free_base_port(count: int, host: str = "127.0.0.1") -> int:
     """The first of ``count`` consecutive TCP ports that are free now, between 10000 and 32000.
 
-    Above, Linux gives ports to outgoing connections, ours among them, at any time. The search begins at a place of this process's own: two that start together should not
-    find the same block free.
+    Above, Linux gives ports to outgoing connections, ours among them, at any time. The search
+    begins at a place of this process's own: two that start together should not find the same
+    block free.
 
     Raises:
         BusError: there is no such block.

@@ -191,7 +191,7 @@ class SessionNode:
                 self._stop_reason = ""
                 self.notice = "emergency stop cleared; press start to go home"
             case Action.START if self.phase == "stopped" and not self.stop_engaged:
-                self._enter("homing", now_ns)
+                self._next_episode(now_ns)
             case Action.START if self.phase == "ready":
                 self._begin(now_ns, outputs)
             case Action.STOP | Action.SUCCESS | Action.FAILURE if self.phase == "running":
@@ -228,7 +228,7 @@ class SessionNode:
             self._pending_event = None
             self.notice = f"episode {dropped.index} discarded"
             outputs.append(self._event("discard", dropped.index, dropped.outcome, now_ns))
-            self._episode += 1
+            self._episode = dropped.index + 1
             self._enter("homing", now_ns)
 
     # -- phases -----------------------------------------------------------------------
@@ -284,12 +284,7 @@ class SessionNode:
     def _in_stopping(self, now_ns: int, outputs: Outputs) -> None:
         if self.seconds_in_phase(now_ns) < SETTLE_S or self._pending_event is not None:
             return
-        wanted = self._session.episodes
-        if self._quit or (wanted is not None and len(self.results) >= wanted):
-            self._enter("done", now_ns)
-        else:
-            self._episode += 1
-            self._enter("homing", now_ns)
+        self._next_episode(now_ns)
 
     def _in_stopped(self, now_ns: int, outputs: Outputs) -> None:
         """Latched; only the operator leaves it."""
@@ -311,6 +306,16 @@ class SessionNode:
         since = self._phase_since_ns or 0
         fresh = health is not None and health.stamp_ns > since + ns_from_s(2 * PERIOD_S)
         return health if fresh else None
+
+    def _next_episode(self, now_ns: int) -> None:
+        """Home for the next episode, or end when there are enough."""
+        wanted = self._session.episodes
+        if self._quit or (wanted is not None and len(self.results) >= wanted):
+            self._enter("done", now_ns)
+            return
+        if any(result.index == self._episode for result in self.results):
+            self._episode += 1
+        self._enter("homing", now_ns)
 
     def _begin(self, now_ns: int, outputs: Outputs) -> None:
         self._best_stage = 0

@@ -75,6 +75,19 @@ class Outcome:
             if not h.ok and self.broken_ns <= h.stamp_ns <= self.mended_ns + NS_PER_S
         )
 
+    def refusals(self, arm: str) -> str:
+        """What an arm that is well said while things were broken."""
+        return " | ".join(
+            h.detail
+            for h in self.witness.heard[arm]
+            if h.ok and self.broken_ns <= h.stamp_ns <= self.mended_ns + NS_PER_S
+        )
+
+    def applied_while_broken(self, arm: str) -> list[m.ArmApplied]:
+        """What was let through meanwhile."""
+        said = self.witness.applied[arm]
+        return [a for a in said if self.broken_ns <= a.stamp_ns <= self.mended_ns]
+
     def states_of(self, node: str, since_ns: int) -> list[str]:
         """The states a node reported from an instant on, runs of equals once."""
         states = [h.state for h in self.witness.heard[node] if h.stamp_ns >= since_ns]
@@ -128,6 +141,25 @@ def stop_clear_confirm(run: LockstepRig) -> None:
     for action in (Action.EMERGENCY_STOP, Action.CLEAR_STOP, Action.CONFIRM):
         run.session.act(action)
         for_seconds(run, SETTLE_S)
+
+
+def change_commands(
+    run: LockstepRig, arm: str, change: Callable[[m.ArmCommand], m.ArmCommand]
+) -> None:
+    """From now on the commander sends an arm something else than it means to."""
+    commander = run.nodes["commander"]
+    original = type(commander).step
+
+    def step(inputs: Inputs, now_ns: int) -> Outputs:
+        outputs = original(commander, inputs, now_ns)  # type: ignore[arg-type]
+        return [
+            (topic, change(message))
+            if topic == topics.arm_command(arm) and isinstance(message, m.ArmCommand)
+            else (topic, message)
+            for topic, message in outputs
+        ]
+
+    commander.step = step  # type: ignore[method-assign]
 
 
 def run_broken(

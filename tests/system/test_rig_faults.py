@@ -4,14 +4,20 @@ Every outcome is words in a heartbeat, a flagged gap and a verdict in the file, 
 hold; never a crash, never a silent repeat, never motion beyond the limits.
 """
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from drivers.emulated.world import EmulatedWorld, build_world
 from recorder.schema import Flag
+from teleop import messages as m
 from teleop.assembly import Job
 from teleop.clock import NS_PER_S, ns_from_s
+from teleop.errors import DeviceError
+from teleop.limits import Limited
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
 from teleop.runs import LockstepRig
@@ -20,6 +26,7 @@ from tests.system.rig_under_fault import (
     BREAK_S,
     Outcome,
     Witness,
+    change_commands,
     for_seconds,
     run_broken,
     stop_clear_confirm,
@@ -144,6 +151,91 @@ def test_after_an_overload_the_operator_clears_it_and_records_on(
     assert (first.outcome, second.outcome) == ("unknown", "success")
     assert first.index != second.index
     assert second.verdict == "pass"
+
+
+def test_a_servo_absent_at_start_is_one_sentence_and_nothing_runs(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arm, joint and id, before any episode."""
+
+    def world_without_a_gripper(*args: object) -> EmulatedWorld:
+        built = build_world(*args)  # type: ignore[arg-type]
+        built.chains["left_follower"].faults.servo_absent.add(9)
+        return built
+
+    monkeypatch.setattr("drivers.emulated.world.build_world", world_without_a_gripper)
+    with pytest.raises(DeviceError) as caught:
+        LockstepRig(rig, Job("record", "transfer_cube", 1, tmp_path, cameras=()))
+    assert str(caught.value).startswith("left_follower: no answer from gripper (id 9)")
+    assert "check the cables" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_with_nan_are_refused_by_joint_name_and_the_arm_holds(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """None of them comes through; when the commander is sane again the arm ramps back."""
+
+    def spoilt(command: m.ArmCommand) -> m.ArmCommand:
+        return replace(command, position_rad=command.position_rad * [1, 1, np.nan, 1, 1, 1])
+
+    outcome = run_broken(
+        rig,
+        tmp_path,
+        lambda run: change_commands(run, "right_follower", spoilt),
+        lambda run: change_commands(run, "right_follower", lambda command: command),
+    )
+    assert "command with elbow = nan" in outcome.refusals("right_follower")
+    assert outcome.stands_still(
+        "right_follower", outcome.broken_ns + REACTION_NS, outcome.mended_ns
+    )
+    assert outcome.states_of("right_follower", outcome.mended_ns)[-1] in ("ramp", "follow", "hold")
+    assert all(np.isfinite(a.position_rad).all() for a in outcome.witness.applied["right_follower"])
+    assert outcome.within_limits()
+
+
+def test_a_command_one_radian_away_is_approached_within_the_limits(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """Let through bit by bit, and the record says which limit it was."""
+    off = np.array([1.0, 0, 0, 0, 0, 0])
+    outcome = run_broken(
+        rig,
+        tmp_path,
+        lambda run: change_commands(
+            run, "right_follower", lambda c: replace(c, position_rad=c.position_rad + off)
+        ),
+        lambda run: change_commands(run, "right_follower", lambda c: c),
+    )
+    flags = [Limited(a.limited) for a in outcome.applied_while_broken("right_follower")]
+    assert flags[1] & Limited.STEP
+    assert any(flag & Limited.VELOCITY for flag in flags)
+    waist = [a.position_rad[0] for a in outcome.applied_while_broken("right_follower")]
+    assert np.ptp(waist) > 0.9
+    assert outcome.within_limits()
+
+
+def test_a_second_commander_is_refused_by_name_and_the_first_is_still_obeyed(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """Every other command comes from somebody else, who wants the arm elsewhere."""
+    turn = count()
+
+    def sometimes_another(command: m.ArmCommand) -> m.ArmCommand:
+        if next(turn) % 2:
+            return command
+        there = command.position_rad + 0.3
+        return replace(command, source="policy", lease="other.1", position_rad=there)
+
+    outcome = run_broken(
+        rig, tmp_path, lambda run: change_commands(run, "right_follower", sometimes_another)
+    )
+    assert "lease 'other.1' of policy refused" in outcome.refusals("right_follower")
+    assert "stop that commander first" in outcome.refusals("right_follower")
+    assert outcome.states_of("right_follower", outcome.broken_ns) == ["follow"]
+    assert outcome.within_limits()
+    assert outcome.episode.outcome == "success"
 
 
 def test_lost_and_corrupt_replies_cost_samples_and_nothing_else(rig: Rig, tmp_path: Path) -> None:

@@ -199,6 +199,22 @@ def test_an_emergency_stop_is_latched_and_takes_two_acts_to_clear(aloha: Rig) ->
     stage.until("homing", seconds=0.1)
 
 
+def test_after_an_emergency_stop_the_next_episode_bears_a_new_number(aloha: Rig) -> None:
+    """The one that was broken off is kept under its own; the session then ends as planned."""
+    stage = Stage(aloha)
+    stage.to_running()
+    for action in (Action.EMERGENCY_STOP, Action.CLEAR_STOP, Action.CONFIRM, Action.START):
+        stage.session.act(action)
+        stage.step(0.1)
+    stage.commander, stage.opening = "homing", 0.5
+    stage.to_running()
+    stage.session.act(Action.SUCCESS)
+    stage.until("done")
+    stage.step(0.1)
+    assert stage.session.finished
+    assert [(r.index, r.outcome) for r in stage.session.results] == [(0, "unknown"), (1, "success")]
+
+
 def test_a_confirmation_that_comes_late_does_not_clear(aloha: Rig) -> None:
     """The two acts belong together."""
     stage = Stage(aloha)
