@@ -26,7 +26,7 @@ def summary(path: Path | str) -> str:
         EpisodeError: the file is not a readable episode.
     """
     with Episode(path) as episode:
-        return "\n".join([*_head(episode), "", *_stream_table(episode)])
+        return "\n".join([*_head(episode), *_tracking(episode), "", *_stream_table(episode)])
 
 
 def _head(episode: Episode) -> Iterator[str]:
@@ -39,6 +39,29 @@ def _head(episode: Episode) -> Iterator[str]:
     yield f"columns   {', '.join(episode.joint_names)}"
     yield f"verdict   {episode.verdict.level}"
     yield from (f"          - {reason}" for reason in episode.verdict.reasons)
+
+
+def _tracking(episode: Episode) -> Iterator[str]:
+    """How far each follower was from what its limits let through, and how old that was."""
+    if episode.length == 0:
+        return
+    off = np.abs(episode.action - episode.qpos)
+    for arm in episode.arms:
+        columns = [i for i, name in enumerate(episode.joint_names) if name.startswith(f"{arm}/")]
+        errors = ", ".join(
+            f"{episode.joint_names[i].split('/')[1]} "
+            f"{np.sqrt(np.nanmean(off[:, i] ** 2)):.3f}/{np.nanmax(off[:, i]):.3f}"
+            for i in columns
+        )
+        yield f"tracking  {arm}, |command - measured| rms/max rad (gripper 0..1): {errors}"
+        applied = episode.stream(f"arm/{arm}/applied")
+        origin = applied["origin_ns"]
+        _, first = np.unique(origin, return_index=True)
+        first = first[origin[first] > 0]
+        if len(first):
+            age = (applied.stamp_ns[first] - origin[first]) / NS_PER_MS
+            p50, p99 = (_percentile(age, percent) for percent in (50, 99))
+            yield f"latency   {arm}, leader read to command written: p50 {p50} ms, p99 {p99} ms"
 
 
 def _stream_table(episode: Episode) -> Iterator[str]:
