@@ -314,6 +314,7 @@ def _report(result: EpisodeResult, kind: str) -> None:
         parts.append(f"stage {result.stage} of {result.max_stage}")
     if result.path:
         parts.append(f"verdict {result.verdict}, saved {result.path}")
+        parts.append(f"{result.saved_after_s:.1f} s after its end")
     if kind == "replay" and result.commander:
         parts.append(result.commander)
     print(", ".join(parts), flush=True)

@@ -61,6 +61,7 @@ class SessionNode:
         self._pending_event: m.EpisodeEvent | None = None
         self._event_sent_ns = 0
         self._unsaved: set[int] = set()
+        self._stopped_ns = 0
         self._quit = False
         self.plan = NodePlan(
             period_ns=ns_from_s(PERIOD_S),
@@ -175,6 +176,7 @@ class SessionNode:
             if result is not None:
                 saved = json.loads(event.detail)
                 result.path, result.verdict = saved["path"], saved["verdict"]
+                result.saved_after_s = (event.stamp_ns - self._stopped_ns) / NS_PER_S
                 result.reasons = saved["reasons"]
                 self.notice = f"episode {event.episode} saved, {result.verdict}: {result.path}"
 
@@ -338,6 +340,7 @@ class SessionNode:
         )
         if self._session.record:
             self._unsaved.add(self._episode)
+            self._stopped_ns = now_ns
             outputs.append(self._event("stop", self._episode, outcome, now_ns))
         self._enter("stopping", now_ns)
 

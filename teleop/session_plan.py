@@ -54,6 +54,8 @@ class EpisodeResult:
     """Best reward stage of the emulated task; 0 without one."""
     max_stage: int = 0
     path: str = ""
+    saved_after_s: float = 0.0
+    """From the stop to the durable file."""
     verdict: str = ""
     reasons: list[str] = field(default_factory=list)
     commander: str = ""
