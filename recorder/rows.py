@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -221,8 +221,21 @@ def _facts(
         limited=limited,
         leader_of=_led(rig, streams),
         joint_names={arm: joint_names(rig, arm) for arm in rig.arms},
-        extra=complaints,
+        extra=[*complaints, *_faults(rig, streams)],
     )
+
+
+def _faults(rig: Rig, streams: Mapping[str, Stream]) -> Iterator[Complaint]:
+    """Arms that reported a fault: what they did then is nothing to learn from."""
+    for arm in sorted(rig.arms):
+        stream = streams.get(topics.node_health(arm))
+        if stream is None or "state" not in stream.columns:
+            continue
+        states, details = (stream.columns[name][0] for name in ("state", "detail"))
+        in_fault = np.flatnonzero(states == b"fault")
+        if len(in_fault):
+            words = bytes(details[in_fault[0]]).decode("utf-8", "replace")
+            yield Complaint("fail", f"{arm}: fault: {words}")
 
 
 def _limited_rows(

@@ -263,8 +263,13 @@ def _run_job(
     rig = _load_rig(args)
     job = _job(args, rig, kind, options, operator_file, first_episode)
     if args.lockstep:
-        print("lockstep emulation: no hardware, virtual time", file=sys.stderr)
-        report = runs.run_lockstep(rig, job, lambda result: _report(result, kind))
+        print("LOCKSTEP EMULATION: no hardware is used, virtual time", file=sys.stderr)
+        report = runs.run_lockstep(
+            rig,
+            job,
+            lambda result: _report(result, kind),
+            lambda text: print(f"emulator: {text}", file=sys.stderr),
+        )
         results = report.results
         print(f"{report.rig_s:.0f} s of rig time, {report.speed:.1f} times real time")
     else:

@@ -7,6 +7,8 @@ in memory at once. The same nodes and the same seed give the same messages, byte
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -94,6 +96,9 @@ class Lockstep:
                     )
                 publishers[topic] = seat.node.name
         self._publishers = publishers
+        self._on_the_way: list[tuple[int, int, str, Message]] = []
+        """Heap of messages whose sender's own time is ahead: when, order, topic, message."""
+        self._sent = itertools.count()
 
     def run(self, until: Callable[[], bool], limit_s: float) -> None:
         """Run until the condition holds, checked between instants.
@@ -112,29 +117,40 @@ class Lockstep:
     def step(self) -> None:
         """Move to the next instant at which a node is due and step all that are."""
         now_ns = min(seat.next_ns() for seat in self._seats)
+        if self._on_the_way:
+            now_ns = min(now_ns, self._on_the_way[0][0])
         self._clock.sleep_until_ns(now_ns)
         if self._world is not None:
             self._world.advance_to(now_ns)
+        while self._on_the_way and self._on_the_way[0][0] <= now_ns:
+            arrival_ns, _, topic, message = heapq.heappop(self._on_the_way)
+            self._deliver(topic, message, arrival_ns)
         for seat in self._seats:
             if seat.health_ticker.due(now_ns):
                 self._publish_health(seat, now_ns)
             if seat.is_due(now_ns):
                 outputs = seat.node.step(seat.take(now_ns), now_ns)
                 for topic, message in outputs:
-                    self._publish(seat, topic, message, seat.clock.now_ns())
+                    self._publish(seat, topic, message, now_ns)
 
     def _publish(self, seat: _Seat, topic: str, message: Message, now_ns: int) -> None:
         if self._publishers.get(topic) != seat.node.name:
             raise BusError(f"node {seat.node.name} published {topic}, which is not in its plan")
+        arrival_ns = seat.clock.now_ns()
+        if arrival_ns > now_ns:
+            entry = (arrival_ns, next(self._sent), topic, message)
+            heapq.heappush(self._on_the_way, entry)
+        else:
+            self._deliver(topic, message, now_ns)
+
+    def _deliver(self, topic: str, message: Message, arrival_ns: int) -> None:
         for listener in self._listeners[topic]:
-            listener.deliver(topic, message, now_ns)
+            listener.deliver(topic, message, arrival_ns)
 
     def _publish_health(self, seat: _Seat, now_ns: int) -> None:
         seat.health_ticker.advance(now_ns)
         topic = topics.node_health(seat.node.name)
-        message = health_message(seat.node, self._seq.next(topic), now_ns)
-        for listener in self._listeners[topic]:
-            listener.deliver(topic, message, now_ns)
+        self._deliver(topic, health_message(seat.node, self._seq.next(topic), now_ns), now_ns)
 
 
 def health_message(

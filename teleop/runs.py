@@ -107,7 +107,10 @@ class LockstepReport:
 
 
 def run_lockstep(
-    rig: Rig, job: Job, on_episode: Callable[[EpisodeResult], None] | None = None
+    rig: Rig,
+    job: Job,
+    on_episode: Callable[[EpisodeResult], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> LockstepReport:
     """Run a job on the emulated rig in virtual time, in this process, to its end.
 
@@ -115,12 +118,15 @@ def run_lockstep(
         rig: The rig as read from its file.
         job: What to do; ``job.episodes`` must be given.
         on_episode: Called when an episode has been saved (or has ended, when none is recorded).
+        announce: Told what is emulated and how, before it starts.
     """
     assert job.episodes is not None
     reported = 0
     wall = MonotonicClock()
     with LockstepRig(rig, job) as run:
         session = run.session
+        if announce is not None:
+            announce(run.nodes["emulator"].health(run.clock.now_ns()).detail)
         begun_ns = wall.now_ns()
 
         def ended() -> bool:
@@ -202,6 +208,8 @@ class Attendant:
         for name in self._session.session_plan.must_live:
             health = self._session.heard(name)
             if health is not None and health is not self._heard.get(name):
+                if name == "emulator" and name not in self._heard:
+                    self._console.say(f"emulator: {health.detail}")
                 self._heard[name] = health
                 self._supervisor.heard(name)
         self._supervisor.check()
@@ -230,7 +238,8 @@ def status_line(session: SessionNode, now_ns: int) -> str:
         parts.append(recorder.detail)
     for name in session.session_plan.must_live:
         health = session.heard(name)
-        if health is not None and not health.ok:
+        # An arm that holds with a reason is well, and yet the operator must know the reason.
+        if health is not None and (not health.ok or (health.state == "hold" and health.detail)):
             parts.append(f"{name}: {health.state} {health.detail}")
     return " | ".join(part for part in parts if part)
 

@@ -14,7 +14,7 @@ import json
 
 from teleop import messages as m
 from teleop import topics
-from teleop.clock import NS_PER_S, ns_from_s
+from teleop.clock import NS_PER_S, Ticker, ns_from_s
 from teleop.errors import NodeFailedError, RecordingError
 from teleop.node import Inputs, NodeHealth, NodePlan, Outputs, Sequencer
 from teleop.rig import Rig
@@ -51,7 +51,7 @@ class SessionNode:
         self._seq = Sequencer()
         self._episode = 0
         self._phase_since_ns: int | None = None
-        self._said_ns = 0
+        self._said: Ticker | None = None
         self._stop_reason = ""
         self._clear_asked_ns: int | None = None
         self._health: dict[str, m.Health] = {}
@@ -122,10 +122,13 @@ class SessionNode:
         self._actions.clear()
         getattr(self, f"_in_{self.phase}")(now_ns, outputs)
         self._resend(now_ns, outputs)
-        changed = before != (self.phase, self._episode)
-        if changed or now_ns - self._said_ns >= NS_PER_S / self._rig.rates.phase_hz:
-            self._said_ns = now_ns
-            outputs += self._said(now_ns)
+        if self._said is None:
+            self._said = Ticker(ns_from_s(1 / self._rig.rates.phase_hz), now_ns)
+        due = self._said.due(now_ns)
+        if due:
+            self._said.advance(now_ns)
+        if due or before != (self.phase, self._episode):
+            outputs += self._state(now_ns)
         return outputs
 
     def health(self, now_ns: int) -> NodeHealth:
@@ -195,7 +198,12 @@ class SessionNode:
             case Action.START if self.phase == "stopped" and not self.stop_engaged:
                 self._next_episode(now_ns)
             case Action.START if self.phase == "ready":
-                self._begin(now_ns, outputs)
+                commander = self._commander(now_ns)
+                if commander is not None and commander.state == "ready":
+                    self._begin(now_ns, outputs)
+                else:
+                    detail = commander.detail if commander is not None else "no heartbeat"
+                    self.notice = f"cannot start yet: {detail}"
             case Action.STOP | Action.SUCCESS | Action.FAILURE if self.phase == "running":
                 self._end(_OUTCOME[action], now_ns, outputs)
             case Action.REDO:
@@ -367,7 +375,7 @@ class SessionNode:
         self._event_sent_ns = now_ns
         outputs.append((topics.SESSION_EVENT, self._pending_event))
 
-    def _said(self, now_ns: int) -> Outputs:
+    def _state(self, now_ns: int) -> Outputs:
         phase, stop = topics.SESSION_PHASE, topics.SESSION_STOP
         return [
             (

@@ -8,10 +8,11 @@ of their own.
 from __future__ import annotations
 
 from drivers.emulated.live_devices import LiveDevices
+from drivers.emulated.rendering import choose_backend
 from drivers.emulated.world import EmulatedWorld, build_world
 from teleop import messages as m
 from teleop import topics
-from teleop.clock import ns_from_s
+from teleop.clock import Ticker, ns_from_s
 from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Sequencer
 from teleop.topics import Queue
 
@@ -36,9 +37,9 @@ class EmulatorNode:
         self._world = world
         self._devices = devices
         self._first_episode = first_episode
+        self._announcement = _announcement(world, devices)
         self._seq = Sequencer()
-        self._next_task_ns = 0
-        self._task_period_ns = ns_from_s(1 / world.rig.rates.task_hz)
+        self._task_ticker: Ticker | None = None
         arm_period_s = 1 / world.rig.rates.arm_hz
         self.plan = NodePlan(
             period_ns=ns_from_s(LIVE_PERIOD_S if devices is not None else arm_period_s),
@@ -53,9 +54,11 @@ class EmulatorNode:
         self._world.advance_to(now_ns)
         if self._devices is not None:
             self._devices.show(now_ns)
-        if now_ns < self._next_task_ns:
+        if self._task_ticker is None:
+            self._task_ticker = Ticker(ns_from_s(1 / self._world.rig.rates.task_hz), now_ns)
+        if not self._task_ticker.due(now_ns):
             return []
-        self._next_task_ns = now_ns + self._task_period_ns
+        self._task_ticker.advance(now_ns)
         stage, last, success, poses = self._world.plant.task_state()
         topic = topics.TASK_STATE
         task = self._world.plant.task.name
@@ -63,15 +66,25 @@ class EmulatorNode:
         return [(topic, state)]
 
     def health(self, now_ns: int) -> NodeHealth:
-        """``finished`` when the operator has done what it wanted."""
+        """``finished`` when the operator has done what it wanted; says what is emulated."""
         state = "finished" if self._world.operator_finished else "ok"
-        return NodeHealth(state=state, values={"slipped_s": self._world.slipped_s})
+        values = {"slipped_s": self._world.slipped_s}
+        return NodeHealth(state=state, detail=self._announcement, values=values)
 
     def close(self) -> None:
         """Stop serving devices; the lockstep runner closes its own world."""
         if self._devices is not None:
             self._devices.close()
             self._world.close()
+
+
+def _announcement(world: EmulatedWorld, devices: LiveDevices | None) -> str:
+    if not world.rig.cameras:
+        return "no cameras"
+    live = devices.cameras if devices is not None else None
+    backend = live.backend if live is not None else choose_backend()
+    how = "no OpenGL works here" if backend == "sketch" else "OpenGL without a screen"
+    return f"cameras rendered by {backend} ({how})"
 
 
 def build(name: str, context: NodeContext) -> EmulatorNode:

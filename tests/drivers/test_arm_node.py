@@ -494,6 +494,22 @@ def test_a_cleared_arm_holds_where_it_is_measured(follower: Bench) -> None:
     assert follower.path()[-1] == pytest.approx(follower.arm.q)
 
 
+def test_a_limp_arm_that_is_unplugged_and_found_again_is_not_stiffened(follower: Bench) -> None:
+    """Pulling cables is not the operator's deliberate act."""
+    goal = overloaded(follower)
+    switched = len(follower.arm.torque_calls)
+    follower.arm.read_error = DeviceLostError("left_follower: the port has gone")
+    follower.ticks(250, goal)
+    assert follower.arm.connects > 0
+    assert follower.node.mode == "fault"
+    assert "clear it by emergency stop" in follower.detail
+    assert len(follower.arm.torque_calls) == switched
+    clear_by_emergency_stop(follower, goal)
+    follower.tick()
+    assert follower.node.mode == "hold"
+    assert follower.arm.torque_calls[-1] == (True, True)
+
+
 def test_a_servo_that_cannot_be_restarted_leaves_the_fault_and_says_why(follower: Bench) -> None:
     """The operator may try again; each act is one attempt."""
     goal = overloaded(follower)
@@ -509,12 +525,12 @@ def test_a_servo_that_cannot_be_restarted_leaves_the_fault_and_says_why(follower
 
 
 def test_a_command_is_written_when_it_comes_and_once(follower: Bench) -> None:
-    """Between ticks too; the reading then follows it, and the tick after that waits."""
+    """Between ticks too; readings follow the commands, so that none is under way at the next."""
     follower.follow()
     for _ in range(20):
-        follower.tick(skip_ns=4_000_000)
+        follower.tick(skip_ns=8_000_000)
         assert follower.applied[-1].stamp_ns < follower.clock.now_ns()
-        follower.tick(follower.command(offset(follower, 0.1)), skip_ns=6_000_000)
+        follower.tick(follower.command(offset(follower, 0.1)), skip_ns=2_000_000)
         assert follower.applied[-1].stamp_ns == follower.clock.now_ns()
     assert [a.command_seq for a in follower.applied[-20:]] == list(range(4, 24))
     assert len(follower.arm.writes) == len(follower.applied)
