@@ -109,7 +109,7 @@ class ArmFaults:
         self._torque_refused = ""
 
     def torque_refused(self, error: DeviceError) -> None:
-        """Torque could not be switched as wanted."""
+        """Torque could not be switched as wanted; it is tried again."""
         self._torque_refused = str(error)
 
     def present(self) -> Fault | None:
@@ -119,8 +119,10 @@ class ArmFaults:
         if self._lasting:
             words = (self._lasting, self._mending_failed, REMEDY)
             return Fault("; ".join(filter(None, words)), final=True)
-        if servo := self._torque_refused or self._servo_fault():
+        if servo := self._servo_fault():
             return Fault(servo, final=True)
+        if self._torque_refused:
+            return Fault(self._torque_refused, final=False)
         if self._in_a_row >= FAILURES_TO_FAULT:
             reason = f"reads fail, {self._in_a_row} in a row: {self._last_failure}"
             return Fault(reason, final=False)
