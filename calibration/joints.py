@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from teleop.rig import Rig
+    from teleop.rig import DynamixelArm, DynamixelArmModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,15 @@ class GripperScale:
         return rate_rad_s / self.stroke_rad
 
 
-def gripper_scale(rig: Rig, arm: str) -> GripperScale | None:
-    """The scale of a named arm: its own calibration before its model's; None without gripper."""
-    gripper = rig.arm_model(arm).gripper
+def gripper_scale(arm: DynamixelArm, model: DynamixelArmModel) -> GripperScale | None:
+    """An arm's scale: its own calibration before its model's; None without a gripper."""
+    gripper = model.gripper
     if gripper is None:
         return None
-    own = rig.arms[arm]
+    closed, opened = arm.gripper_closed_rad, arm.gripper_open_rad
     return GripperScale(
-        closed_rad=gripper.closed_rad if own.gripper_closed_rad is None else own.gripper_closed_rad,
-        open_rad=gripper.open_rad if own.gripper_open_rad is None else own.gripper_open_rad,
+        closed_rad=gripper.closed_rad if closed is None else closed,
+        open_rad=gripper.open_rad if opened is None else opened,
     )
 
 

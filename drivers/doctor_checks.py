@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from calibration.joints import finger_distance_m, gripper_scale
 from drivers.arm_faults import TEMPERATURE, VOLTAGE
 from drivers.base import Arm, DeviceHealth
 from drivers.dynamixel_bus import check_latency_timer
@@ -309,11 +310,21 @@ def pose_check(name: str, arm: Arm, rig: Rig) -> Check:
         return Check("warn", thing, f"beyond its limits: {', '.join(beyond)}", remedy)
     if reading.gripper is None:
         return Check("ok", thing, "all joints within their limits, no gripper")
-    seen = f"gripper opening {reading.gripper:.2f}"
+    seen = f"gripper opening {reading.gripper:.2f}{_fingers(name, rig, reading.gripper)}"
     if not -OPENING_MARGIN <= reading.gripper <= 1 + OPENING_MARGIN:
         remedy = f"0 is closed, 1 open: set gripper_closed_rad and gripper_open_rad of {name}"
         return Check("warn", thing, seen, remedy)
     return Check("ok", thing, f"all joints within their limits, {seen}")
+
+
+def _fingers(name: str, rig: Rig, opening: float) -> str:
+    """How far apart the fingers should be seen; empty when the crank is not described."""
+    gripper, scale = rig.arm_model(name).gripper, gripper_scale(rig.arms[name], rig.arm_model(name))
+    if gripper is None or scale is None or not gripper.horn_radius_m or not gripper.arm_length_m:
+        return ""
+    angle = scale.angle_rad(opening)
+    half_m = finger_distance_m(angle, gripper.horn_radius_m, gripper.arm_length_m)
+    return f", fingers {2000 * half_m:.0f} mm apart"
 
 
 def disk_checks(rig: Rig, out: Path, bytes_per_s: float) -> list[Check]:

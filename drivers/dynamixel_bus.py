@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dynamixel_sdk import COMM_SUCCESS, PacketHandler
+from dynamixel_sdk import COMM_RX_CORRUPT, COMM_SUCCESS, PacketHandler
 
 from drivers import dynamixel_table as table
 from drivers.dynamixel_codec import broadcast_write
@@ -96,14 +96,12 @@ class DynamixelBus:
             data, result, error = self._sdk.readTxRx(
                 self.port, servo_id, register.address, register.size
             )
+            if result == COMM_SUCCESS and not error and len(data) != register.size:
+                # The late answer to an earlier question: this one failed.
+                return b"", COMM_RX_CORRUPT, error
             return bytes(data), result, error
 
         data = self._attempts(servo_id, f"reading its {register.name}", attempt)
-        if len(data) != register.size:
-            raise DeviceError(
-                f"{self.arm}: {self._name(servo_id)} sent {len(data)} bytes as its "
-                f"{register.name}, not {register.size}; is another program using the port?"
-            )
         return int.from_bytes(data, "little", signed=register.signed)
 
     def write(self, servo_id: int, register: Register, value: int) -> None:

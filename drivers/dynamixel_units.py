@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.joints import gripper_scale
 from drivers import dynamixel_table as table
 from drivers.base import ArmReading
 from drivers.dynamixel_codec import RecordArray
@@ -29,19 +30,13 @@ class ArmUnits:
     def __init__(self, name: str, arm: rig.DynamixelArm, model: rig.DynamixelArmModel) -> None:
         self._name = name
         self._count = len(model.joints)
-        self._has_gripper = model.gripper is not None
+        self._scale = gripper_scale(arm, model)
         self.gripper_range_rad = (0.0, 0.0)
         """Servo angle closed and open."""
         ranges = [(joint.min_rad, joint.max_rad) for joint in model.joints]
-        if model.gripper is not None:
-            closed, opened = arm.gripper_closed_rad, arm.gripper_open_rad
-            self.gripper_range_rad = (
-                model.gripper.closed_rad if closed is None else closed,
-                model.gripper.open_rad if opened is None else opened,
-            )
+        if self._scale is not None:
+            self.gripper_range_rad = (self._scale.closed_rad, self._scale.open_rad)
             ranges.append((min(self.gripper_range_rad), max(self.gripper_range_rad)))
-        self._closed_rad = self.gripper_range_rad[0]
-        self._stroke_rad = self.gripper_range_rad[1] - self._closed_rad
         limits = [tick_range(low, high) for low, high in ranges]
         self._low, self._high = np.array(limits, np.float64).T
         self._ampere = np.full(len(ranges), np.nan)
@@ -60,10 +55,10 @@ class ArmUnits:
         n = self._count
         if len(position_rad) != n:
             raise SafetyError(f"{self._name}: {len(position_rad)} joint goals for {n} joints")
-        goal = np.empty(n if gripper is None else n + 1)
+        goal = np.empty(n if gripper is None or self._scale is None else n + 1)
         goal[:n] = position_rad
-        if gripper is not None:
-            goal[n] = self._closed_rad + gripper * self._stroke_rad
+        if gripper is not None and self._scale is not None:
+            goal[n] = self._scale.angle_rad(gripper)
         if not np.isfinite(goal).all():
             raise SafetyError(f"{self._name}: a goal is not a finite number: {goal.tolist()}")
         return self.within_limits(np.rint(goal * (1 / table.RAD_PER_TICK)) + table.TICK_ZERO)
@@ -79,14 +74,14 @@ class ArmUnits:
         angle = (records[table.PRESENT_POSITION.name] - table.TICK_ZERO) * table.RAD_PER_TICK
         rate = records[table.PRESENT_VELOCITY.name] * table.RAD_S_PER_UNIT
         effort = records[table.PRESENT_CURRENT.name] * self._ampere
-        if not self._has_gripper:
+        if self._scale is None:
             return ArmReading(stamp_ns, angle, rate, effort, None, None, None)
         n = self._count
         return ArmReading(
             stamp_ns,
             *(angle[:n], rate[:n], effort[:n]),
-            gripper=float((angle[n] - self._closed_rad) / self._stroke_rad),
-            gripper_velocity=float(rate[n] / self._stroke_rad),
+            gripper=self._scale.opening(float(angle[n])),
+            gripper_velocity=self._scale.opening_rate(float(rate[n])),
             gripper_effort=float(effort[n]),
         )
 

@@ -6,6 +6,11 @@ from calibration.joints import GripperScale, finger_distance_m, gripper_scale
 from teleop.rig import Rig
 
 
+def scale_of(rig: Rig) -> GripperScale | None:
+    """The left follower's scale."""
+    return gripper_scale(rig.arms["left_follower"], rig.arm_model("left_follower"))
+
+
 def test_opening_and_angle_are_inverse() -> None:
     """Also where the closed angle is the larger one."""
     for scale in (GripperScale(-0.6213, 1.4910), GripperScale(0.3, -0.7)):
@@ -23,10 +28,10 @@ def test_a_scale_without_stroke_is_refused() -> None:
 
 def test_an_arms_own_calibration_comes_before_its_models(aloha: Rig) -> None:
     """One angle may be overridden alone."""
-    assert gripper_scale(aloha, "left_follower") == GripperScale(-0.6213, 1.4910)
+    assert scale_of(aloha) == GripperScale(-0.6213, 1.4910)
     arms = aloha.model_dump()["arms"]
     arms["left_follower"]["gripper_open_rad"] = 1.4
-    assert gripper_scale(aloha.replaced(arms=arms), "left_follower") == GripperScale(-0.6213, 1.4)
+    assert scale_of(aloha.replaced(arms=arms)) == GripperScale(-0.6213, 1.4)
 
 
 def test_finger_distances_are_those_of_the_aloha_constants() -> None:
