@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 
 import h5py
@@ -286,12 +285,7 @@ class Episode:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:

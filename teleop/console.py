@@ -9,7 +9,6 @@ import subprocess
 import sys
 import termios
 import tty
-from types import TracebackType
 from typing import Self, TextIO
 
 from teleop.rig import Operator
@@ -40,12 +39,7 @@ class Console:
             tty.setcbreak(self._keys_fd)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._keys_fd is not None and self._saved is not None:
             termios.tcsetattr(self._keys_fd, termios.TCSADRAIN, self._saved)
         self._end_line()

@@ -2,15 +2,16 @@
 
 The models are the documentation of the file: each field has its unit in its name. A file
 may start with ``extends: other.yaml``; mappings are merged key by key, anything else is
-replaced, and ``null`` removes a key. Cross-checks live in ``teleop.rig_checks``.
+replaced, and ``null`` removes a key. Checks across parts live in
+``teleop.rig_checks`` and run when a file is read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Vector = tuple[float, ...]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -249,14 +250,6 @@ class Rig(Model):
     backend: Literal["hardware", "emulated", "lockstep"] = "hardware"
     """Set by ``--emulate`` and ``--lockstep``, stored in every episode; not for the file."""
 
-    @model_validator(mode="after")
-    def _cross_checks(self) -> Self:
-        from teleop.rig_checks import faults_of
-
-        if faults := faults_of(self):
-            raise CrossCheckError(faults)
-        return self
-
     def arm_model(self, arm: str) -> ArmModel:
         """The model of a named arm."""
         return self.arm_models[self.arms[arm].model]
@@ -270,13 +263,5 @@ class Rig(Model):
         return {name: arm for name, arm in self.arms.items() if arm.role == "leader"}
 
     def replaced(self, **parts: Any) -> Rig:
-        """A validated copy with some top-level parts replaced."""
+        """A copy with some top-level parts replaced, each validated by itself."""
         return Rig.model_validate({**self.model_dump(), **parts})
-
-
-class CrossCheckError(ValueError):
-    """Faults found across parts; carries them all to the loader."""
-
-    def __init__(self, faults: list[str]) -> None:
-        self.faults = faults
-        super().__init__("; ".join(faults))

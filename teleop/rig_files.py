@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from teleop.errors import RigError
 from teleop.interbotix import arm_model_from_motor_config
-from teleop.rig import CrossCheckError, Rig
+from teleop.rig import Rig
+from teleop.rig_checks import faults_of
 
 DEFAULT_RIG = "hardware.yaml"
 MAX_EXTENDS = 5
@@ -37,9 +38,12 @@ def rig_from_tree(tree: dict[str, Any], source: str) -> Rig:
         RigError: with every fault.
     """
     try:
-        return Rig.model_validate(tree)
+        rig = Rig.model_validate(tree)
     except ValidationError as error:
         raise RigError(source, _readable(error)) from None
+    if faults := faults_of(rig):
+        raise RigError(source, faults)
+    return rig
 
 
 def _merged_tree(path: Path, depth: int) -> dict[str, Any]:
@@ -95,10 +99,6 @@ def _expand_motor_configs(tree: dict[str, Any], folder: Path) -> list[str]:
 def _readable(error: ValidationError) -> list[str]:
     faults: list[str] = []
     for item in error.errors():
-        inner = item.get("ctx", {}).get("error")
-        if isinstance(inner, CrossCheckError):
-            faults += inner.faults
-            continue
         path = ".".join(str(part) for part in item["loc"]) or "(top)"
         if item["type"] == "extra_forbidden":
             faults.append(f"{path}: unknown key")

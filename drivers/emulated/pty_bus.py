@@ -14,7 +14,6 @@ import threading
 import tty
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from drivers.dynamixel_port import BITS_PER_BYTE, TERMIOS_BAUD
@@ -107,12 +106,7 @@ class PtyBus:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _ask(self, order: Callable[[], None]) -> None:
