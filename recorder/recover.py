@@ -9,7 +9,11 @@ from pathlib import Path
 from recorder import schema
 from recorder.builder import Built, build
 from recorder.recording import FolderLock
+from teleop.clock import MonotonicClock, ns_from_s
 from teleop.errors import EpisodeError, RecordingError, TandemError
+
+LOCK_PATIENCE_S = 3.0
+LOCK_RETRY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def finish_left_overs(folder: Path) -> list[Recovered]:
 def _recover_one(folder: Path) -> Recovered:
     target = folder.with_suffix(schema.EPISODE_SUFFIX)
     try:
-        lock = FolderLock(folder)
+        lock = _lock_of(folder)
     except RecordingError as error:
         return Recovered(folder, None, str(error), ok=False)
     try:
@@ -74,6 +78,27 @@ def _recover_one(folder: Path) -> Recovered:
     finally:
         lock.release()
     return Recovered(folder, target, _describe(built))
+
+
+def _lock_of(folder: Path) -> FolderLock:
+    """The folder's lock, waiting a little for it.
+
+    A recorder that was killed a moment ago holds it until the disk has taken what its sync
+    thread was forcing out.
+
+    Raises:
+        RecordingError: a living recorder holds it.
+    """
+    clock = MonotonicClock()
+    deadline_ns = clock.now_ns() + ns_from_s(LOCK_PATIENCE_S)
+    while True:
+        try:
+            return FolderLock(folder)
+        except RecordingError:
+            now_ns = clock.now_ns()
+            if now_ns > deadline_ns:
+                raise
+            clock.sleep_until_ns(now_ns + ns_from_s(LOCK_RETRY_S))
 
 
 def _drop_empty(folder: Path) -> Recovered:
