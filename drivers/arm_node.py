@@ -1,15 +1,16 @@
 """The arm node: reads one arm, obeys one commander within the limits, tells what it let through.
 
 It is the last line before the servos. Whatever goes wrong, the arm slows down within its
-acceleration limit and holds: these arms have no brakes, so limp is not safe. The exception is
-a leader that a person is guiding; it stays limp when its commander goes silent.
+acceleration limit and holds: these arms have no brakes, so limp is not safe. The exceptions are
+a leader that a person is guiding and a follower at rest in its sleep pose; these stay limp when
+their commander goes silent.
 
 A follower's commands are written as soon as they come (``drivers.arm_pace``). Without commands
 the node reads and writes at its own ticks.
 
 Modes (``ArmApplied.mode`` and the health's state):
 
-- ``limp``: leaders only, torque off, guided by hand;
+- ``limp``: torque off; a leader is guided by hand, a follower rests (``drivers.arm_torque``);
 - ``hold``: nobody commands, or only the gripper is let go;
 - ``ramp``: a new commander's pose is approached at a capped speed;
 - ``follow``: commands are followed within the limits;
@@ -26,6 +27,7 @@ import numpy as np
 
 from drivers.arm_faults import ArmFaults
 from drivers.arm_pace import Pace
+from drivers.arm_torque import GRIPPER_FREE, HELD, OFF, ArmTorque
 from drivers.base import Arm, ArmReading
 from drivers.command_gate import CommandGate
 from drivers.registry import open_arm
@@ -53,16 +55,9 @@ HEALTH_POLL_HZ = 20.0
 """Rate of the slow round-robin read; nine servos come by in about half a second."""
 
 RETRY_S = 1.0
-"""Pause between attempts to open a lost arm again, or to switch torque that would not."""
-
-REFUSAL_SHOWN_S = 2.0
-"""How long a refusal stays in the health detail, so that a slow reader sees it."""
+"""Pause between attempts to open a lost arm again."""
 
 STOPPED = "emergency stop engaged"
-
-HELD = (True, True)
-GUIDED = (False, False)
-GRIPPER_FREE = (True, False)
 
 
 class ArmNode:
@@ -81,11 +76,12 @@ class ArmNode:
         self._clock = clock
         self._safety = rig.safety
         self._leads = rig.arms[name].role == "leader"
-        limits = limits_of(rig.arm_model(name), rig.safety)
+        model = rig.arm_model(name)
+        limits = limits_of(model, rig.safety)
         self._limiter = JointLimiter(limits)
         self._gate = CommandGate(
             limits.joint_names,
-            self._leads,
+            None if self._leads else np.array(model.sleep_rad),
             ns_from_s(rig.safety.stale_command_s),
             rig.safety.engage_max_rad,
         )
@@ -103,9 +99,7 @@ class ArmNode:
         )
         self.mode = "hold"
         self._reason = ""
-        self._torque: tuple[bool, bool] | None = None  # None: not known, to be set
-        self._wanted_torque = HELD
-        self._torque_retry_ns = 0
+        self._torque = ArmTorque(arm, self._leads)
         self._restart = False
         self._in_final_fault = False
         self._ramping = False
@@ -118,7 +112,6 @@ class ArmNode:
         self._stop = False
         self._stop_heard_ns: int | None = None
         self._retry_ns = 0
-        self._refusal, self._refused_ns = "", 0
         self._limited_ticks = dict.fromkeys(Limited, 0)
 
     def step(self, inputs: Inputs, now_ns: int) -> Outputs:
@@ -160,11 +153,12 @@ class ArmNode:
 
     def health(self, now_ns: int) -> NodeHealth:
         """Mode, why it holds, what was refused, and the arm's temperatures and counters."""
-        shown = now_ns - self._refused_ns <= ns_from_s(REFUSAL_SHOWN_S)
+        # Limp is told when the torque is off, not when that is asked for.
+        still_held = self.mode == "limp" and not self._torque.is_set
         return NodeHealth(
             ok=self.mode != "fault",
-            state=self.mode,
-            detail="; ".join(filter(None, (self._reason, self._refusal if shown else ""))),
+            state="hold" if still_held else self.mode,
+            detail="; ".join(filter(None, (self._reason, self._gate.refusal(now_ns)))),
             values={
                 "failed_reads": float(self._faults.failures),
                 **{f"refused_{why}": float(n) for why, n in asdict(self._gate.counts).items()},
@@ -223,7 +217,7 @@ class ArmNode:
             return None
         log.warning("%s: cleared by the operator; restarted: %s", self.name, restarted or "none")
         self._faults.mended()
-        self._wanted_torque, self._torque, self._torque_retry_ns = HELD, None, 0
+        self._torque.hold_anew()
         return self._read()
 
     def _failed(self, error: DeviceError) -> None:
@@ -232,10 +226,10 @@ class ArmNode:
         if self._faults.bus_failed(error):
             log.warning("%s: %s", self.name, error)
         if isinstance(error, DeviceLostError):
-            self._torque = None
+            self._torque.forget()
 
     def _reconnected(self, now_ns: int) -> bool:
-        """Try, at a bounded rate, to open a lost arm again; it comes back holding."""
+        """Try, at a bounded rate, to open a lost arm again; it comes back holding, or at rest."""
         if now_ns < self._retry_ns:
             return False
         self._retry_ns = now_ns + ns_from_s(RETRY_S)
@@ -246,7 +240,8 @@ class ArmNode:
             return False
         log.warning("%s: connected again", self.name)
         self._faults.found_again()
-        self._wanted_torque = HELD
+        if not self._torque.rests:
+            self._torque.wanted = HELD
         self._doubtful = True
         return True
 
@@ -261,7 +256,7 @@ class ArmNode:
             self._gate.block(fault.reason, fault.final)
         elif self._stop:
             self.mode, self._reason = "stopped", STOPPED
-            self._wanted_torque = HELD
+            self._torque.wanted = HELD
             self._gate.block(STOPPED, final=True)
         elif self._session_silent(now_ns):
             self._reason = "session silent"
@@ -272,7 +267,7 @@ class ArmNode:
         if fault is None and not self._stop:
             self._obey()
         if self._in_final_fault and fault is None:
-            self._torque = None  # Servos that recovered are to hold where they are now.
+            self._torque.forget()  # Servos that recovered are to hold where they are now.
         self._in_final_fault = fault is not None and fault.final
         if was != self.mode:
             log.info("%s: %s -> %s %s", self.name, was, self.mode, self._reason)
@@ -287,29 +282,28 @@ class ArmNode:
             self._gate.offer(received.message, received.arrival_ns, now_ns, measured)
             if self._gate.engaged and not was_engaged:
                 self._ramping = True
-            if self._gate.refusal:
-                self._refusal, self._refused_ns = self._gate.refusal, now_ns
-        if self._gate.expire(now_ns):
-            self._refusal, self._refused_ns = "commander went silent", now_ns
+        self._gate.expire(now_ns)
 
     def _obey(self) -> None:
         command = self._gate.command
         if command is None:
-            self.mode = "limp" if self._wanted_torque == GUIDED else "hold"
+            self.mode = "limp" if self._torque.wanted == OFF else "hold"
         elif command.mode == POSITION:
-            self._wanted_torque = HELD
+            self._torque.wanted = HELD
             self.mode = "ramp" if self._ramping else "follow"
         else:
-            self._wanted_torque = GUIDED if command.mode == LIMP else GRIPPER_FREE
+            self._torque.wanted = OFF if command.mode == LIMP else GRIPPER_FREE
             self.mode = "limp" if command.mode == LIMP else "hold"
 
     # -- writing ----------------------------------------------------------------------
 
     def _follow_at_once(self, now_ns: int) -> Outputs:
         """Write a new command of the commander already followed; all else waits for the tick."""
-        engaged = self._follows and self._gate.engaged and self._torque == HELD
+        engaged = self._follows and self._gate.engaged and self._torque.is_set
         if self._leads or not self._waiting or not engaged or self._restart:
             return []
+        if any(isinstance(m := r.message, ArmCommand) and m.mode == LIMP for r in self._waiting):
+            return []  # To let go takes a reading.
         before = self._gate.command
         self._take_commands(now_ns, None)
         self._obey()
@@ -319,7 +313,7 @@ class ArmNode:
 
     def _move(self, now_ns: int, reading: ArmReading | None) -> Outputs:
         """Write the next setpoint and tell it; nothing when the arm is limp or did not take it."""
-        if not self._torque_is_set(now_ns, reading) or self._wanted_torque == GUIDED:
+        if not self._torque_is_set(now_ns, reading) or self._torque.wanted == OFF:
             return []
         if self._restart and reading is not None:
             self._put_setpoint(reading)
@@ -328,7 +322,7 @@ class ArmNode:
         self._moved_ns = now_ns
         command = self._gate.command if self.mode in ("ramp", "follow") else None
         setpoint = self._shaped(command, dt_ns / 1e9)
-        free = self._wanted_torque == GRIPPER_FREE
+        free = self._torque.wanted == GRIPPER_FREE
         try:
             self._arm.write(setpoint.position_rad, None if free else setpoint.gripper)
         except DeviceError as error:
@@ -369,20 +363,22 @@ class ArmNode:
 
     def _torque_is_set(self, now_ns: int, reading: ArmReading | None) -> bool:
         """Switch torque where it is not as wanted; begins from where the arm is measured."""
-        if self._torque == self._wanted_torque:
+        if self._torque.is_set:
             return True
-        if reading is None or self._faults.lasting or now_ns < self._torque_retry_ns:
+        # Where an arm lets go the gate has seen it; what is left on then needs no new look.
+        if (reading is None and not self._torque.rests) or self._faults.lasting:
+            return False
+        if not self._torque.due(now_ns):
             return False
         try:
-            self._arm.set_torque(*self._wanted_torque)
+            self._torque.switch(now_ns)
         except DeviceError as error:
             self._failed(error)
             self._faults.torque_refused(error)
-            self._torque_retry_ns = now_ns + ns_from_s(RETRY_S)
             return False
         self._faults.torque_obeyed()
-        self._put_setpoint(reading)
-        self._torque = self._wanted_torque
+        if reading is not None:
+            self._put_setpoint(reading)
         return True
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """Times that one register is asked for before it counts as failed."""
 
 REBOOT_S = 3.0

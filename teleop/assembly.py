@@ -12,14 +12,21 @@ from teleop.processes import NodeSpec
 from teleop.rig import Rig
 from teleop.session_plan import AutoStop, SessionPlan
 
-JobKind = Literal["teleop", "record", "replay", "deploy"]
+JobKind = Literal["teleop", "record", "replay", "deploy", "rest"]
 
 COMMANDERS: Mapping[JobKind, str] = {
     "teleop": "teleop.teleop_node:build",
     "record": "teleop.teleop_node:build",
     "replay": "recorder.replay_node:build",
     "deploy": "policies.deploy_node:build",
+    "rest": "teleop.rest_node:build",
 }
+
+NO_TASK = "free"
+"""The emulated scene without objects, for a job that does no task."""
+
+REST_S = 10.0
+"""Arms that rest have let go within a second, a servo that fails some times within three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,8 @@ class Job:
     """One run of the rig."""
 
     kind: JobKind
-    task: str
+    task: str = NO_TASK
+    """A task of the rig; a ``rest`` has none."""
     episodes: int | None = 1
     """None: until the operator quits."""
     out: Path | None = None
@@ -48,26 +56,20 @@ class Job:
 def rig_for(rig: Rig, job: Job) -> Rig:
     """The part of the rig that the job uses.
 
-    Replay and deployment run without leaders. Cameras are those of the task.
+    Replay and deployment run without leaders. Cameras are those of the task; a rest has neither.
 
     Raises:
         UnknownNameError: no such task or camera.
         RigError: the rig lacks what the job needs.
     """
-    if job.task not in rig.tasks:
-        raise UnknownNameError("task", job.task, rig.tasks)
-    wanted = job.cameras if job.cameras is not None else rig.tasks[job.task].cameras
-    for camera in wanted or ():
-        if camera not in rig.cameras:
-            raise UnknownNameError("camera", camera, rig.cameras)
+    tasks, wanted = _task_and_cameras(rig, job)
     if not rig.followers:
         raise RigError(rig.name, ["arms: there is no follower to move"])
     if job.kind in ("teleop", "record") and not rig.leaders:
         raise RigError(rig.name, ["arms: there is no leader to teleoperate with"])
     parts: dict[str, Any] = {
         "cameras": {n: c for n, c in rig.cameras.items() if wanted is None or n in wanted},
-        # Other tasks may name cameras that are left out here.
-        "tasks": {job.task: rig.tasks[job.task].model_dump() | {"cameras": None}},
+        "tasks": tasks,
     }
     if job.kind in ("replay", "deploy"):
         parts["arms"] = {n: a.model_dump() | {"leader": None} for n, a in rig.followers.items()}
@@ -76,6 +78,21 @@ def rig_for(rig: Rig, job: Job) -> Rig:
         kept = {n: e for n, e in endpoints.items() if _survives(n, parts, rig)}
         parts["network"] = rig.network.model_dump() | {"endpoints": kept}
     return rig.replaced(**parts)
+
+
+def _task_and_cameras(rig: Rig, job: Job) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """The job's task alone, and the cameras wanted, None for all."""
+    if job.kind == "rest":
+        return {}, ()
+    if job.task not in rig.tasks:
+        raise UnknownNameError("task", job.task, rig.tasks)
+    task = rig.tasks[job.task]
+    wanted = job.cameras if job.cameras is not None else task.cameras
+    for camera in wanted or ():
+        if camera not in rig.cameras:
+            raise UnknownNameError("camera", camera, rig.cameras)
+    # Other tasks may name cameras that are left out here.
+    return {job.task: task.model_dump() | {"cameras": None}}, wanted
 
 
 def _survives(topic: str, parts: Mapping[str, Any], rig: Rig) -> bool:
@@ -124,20 +141,21 @@ def session_plan_of(rig: Rig, job: Job, specs: list[NodeSpec], attended: bool) -
             begin and end by themselves.
     """
     stop_when: set[AutoStop] = set()
-    if job.kind == "replay":
+    if job.kind in ("replay", "rest"):
         stop_when.add("commander")
     elif not attended:
         stop_when.add("operator" if job.kind in ("teleop", "record") else "success")
     start: Literal["gripper", "key", "auto"] = "auto"
     if job.kind in ("teleop", "record"):
         start = rig.operator.start
-    elif attended:
+    elif attended and job.kind != "rest":
         start = "key"
+    longest_s = REST_S if job.kind == "rest" else rig.tasks[job.task].max_seconds
     return SessionPlan(
         task=job.task,
         episodes=job.episodes,
         record=job.out is not None,
-        max_seconds=job.max_seconds or rig.tasks[job.task].max_seconds,
+        max_seconds=job.max_seconds or longest_s,
         start=start,
         stop_when=frozenset(stop_when),
         must_live=[spec.name for spec in specs],

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +76,13 @@ def _rig_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _job_options(command: argparse.ArgumentParser) -> None:
+def _run_options(command: argparse.ArgumentParser) -> None:
     _rig_options(command)
     command.add_argument("--lockstep", action="store_true", help="emulate in virtual time")
+
+
+def _job_options(command: argparse.ArgumentParser) -> None:
+    _run_options(command)
     command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
     command.add_argument("--episodes", type=_count, help="how many episodes")
     command.add_argument("--out", type=Path, help="folder to record episodes into")
@@ -179,6 +183,18 @@ def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
     return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve())})
 
 
+def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
+    from teleop.assembly import Job
+
+    results = _perform(args, _load_rig(args), Job(kind="rest"), lambda result: None)
+    if not results:
+        raise TandemError("ended before the arms were at rest; arms that were held hold on")
+    if results[0].commander_state != "finished":
+        raise TandemError(f"not all arms are at rest: {results[0].commander}")
+    print(f"all arms are at rest, {results[0].commander}")
+    return 0
+
+
 def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.runs import run_lockstep
 
@@ -257,29 +273,32 @@ def _run_job(
     operator_file: Path | None = None,
     first_episode: int = 0,
 ) -> int:
+    rig = _load_rig(args)
+    job = _job(args, rig, kind, options, operator_file, first_episode)
+    return _summary(_perform(args, rig, job, lambda result: _report(result, kind)), job)
+
+
+def _perform(
+    args: argparse.Namespace, rig: Rig, job: Job, report: Callable[[EpisodeResult], None]
+) -> list[EpisodeResult]:
+    """Run a job on the runner that the options ask for."""
     from teleop import runs
     from teleop.console import Console
 
-    rig = _load_rig(args)
-    job = _job(args, rig, kind, options, operator_file, first_episode)
     if args.lockstep:
         print("LOCKSTEP EMULATION: no hardware is used, virtual time", file=sys.stderr)
-        report = runs.run_lockstep(
-            rig,
-            job,
-            lambda result: _report(result, kind),
-            lambda text: print(f"emulator: {text}", file=sys.stderr),
+        run = runs.run_lockstep(
+            rig, job, report, lambda text: print(f"emulator: {text}", file=sys.stderr)
         )
-        results = report.results
-        print(f"{report.rig_s:.0f} s of rig time, {report.speed:.1f} times real time")
-    else:
-        if args.emulate:
-            print("EMULATED RIG: no hardware is used", file=sys.stderr)
-        with Console(rig.operator) as console:
-            results = runs.run_processes(rig, job, console, args.emulate)
-        for result in results:
-            _report(result, kind)
-    return _summary(results, job)
+        print(f"{run.rig_s:.0f} s of rig time, {run.speed:.1f} times real time")
+        return run.results
+    if args.emulate:
+        print("EMULATED RIG: no hardware is used", file=sys.stderr)
+    with Console(rig.operator) as console:
+        results = runs.run_processes(rig, job, console, args.emulate)
+    for result in results:
+        report(result)
+    return results
 
 
 def _job(
@@ -357,6 +376,7 @@ _COMMANDS = (
     ("recover", _run_recover, "finish episodes of a killed recorder", _recover_options),
     ("inspect", _run_inspect, "summarise, draw or validate an episode", _inspect_options),
     ("replay", _run_replay, "send a recorded episode to the followers", _replay_options),
+    ("rest", _run_rest, "put the arms to their sleep pose, torque off", _run_options),
     ("train", _run_train, "train a policy on recorded episodes", _train_options),
     ("evaluate", _run_evaluate, "success rates on the emulated rig", _evaluate_options),
     ("deploy", _run_deploy, "let a policy drive the followers", _deploy_options),

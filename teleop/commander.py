@@ -86,6 +86,10 @@ class Heard:
         """Arms without a fresh reading."""
         return [arm for arm in self._arms if self.fresh(arm, now_ns) is None]
 
+    def arm_health(self, arm: str) -> Health | None:
+        """The arm node's newest heartbeat."""
+        return self._health.get(arm)
+
     def troubles(self) -> list[str]:
         """What arms complain of: a refused engagement, a fault."""
         return [
@@ -149,8 +153,11 @@ class CommandWriter:
 class Homing:
     """Ramps of several arms, begun together, from where they are to where they belong."""
 
-    def __init__(self, goals: Mapping[str, Pose], max_velocity_rad_s: float) -> None:
+    def __init__(
+        self, goals: Mapping[str, Pose], max_velocity_rad_s: float, goal_name: str
+    ) -> None:
         self._goals = goals
+        self._goal_name = goal_name
         self._max_velocity_rad_s = max_velocity_rad_s
         self._ramps: dict[str, Ramp] = {}
         self._start_ns = 0
@@ -189,7 +196,7 @@ class Homing:
             # Not <=, so that a joint that was not measured (NaN) is not home.
             if not bool((worst := off[int(np.argmax(off))]) <= HOME_TOLERANCE_RAD):
                 joint = joint_names[arm][int(np.argmax(off))]
-                return f"{arm} {joint} is {worst:.3f} rad from its start pose"
+                return f"{arm} {joint} is {worst:.3f} rad from its {self._goal_name}"
         return ""
 
 
@@ -203,6 +210,7 @@ class Commander(abc.ABC):
         lease: Identity of this run; turns are numbered onto it.
         goals: Start pose per arm to be homed; other arms get no command while homing.
         extra_subscriptions: What the commander listens to beyond arms and session.
+        goal_name: What the goals are, in words.
     """
 
     def __init__(
@@ -213,6 +221,7 @@ class Commander(abc.ABC):
         lease: str,
         goals: Mapping[str, Pose],
         extra_subscriptions: Mapping[str, Queue] | None = None,
+        goal_name: str = "start pose",
     ) -> None:
         self.name = name
         self.rig = rig
@@ -243,7 +252,8 @@ class Commander(abc.ABC):
         self._phase = ("", -1)
         self._turn_open = False
         self._entered_ns = 0
-        self._homing = Homing(self.goals, rig.safety.homing_velocity_rad_s)
+        self._goal_name = goal_name
+        self._homing = self._new_homing()
         self._home = False
         self._held: dict[str, Pose] = {}
 
@@ -307,6 +317,19 @@ class Commander(abc.ABC):
         """Commands that keep every homed arm at its start pose."""
         return [self.write.position(arm, pose, now_ns) for arm, pose in self.goals.items()]
 
+    def poses_to_keep(self, now_ns: int) -> dict[str, Pose]:
+        """What arms are sent as the episode ends: what each was last asked for, or where it is."""
+        poses = dict(self.write.last)
+        for arm in self.rig.arms:
+            state = self.heard.fresh(arm, now_ns)
+            if arm not in poses and arm in self.goals and state is not None:
+                opening = self.goals[arm].gripper if state.gripper is None else state.gripper
+                poses[arm] = Pose(state.position_rad, opening)
+        return poses
+
+    def _new_homing(self) -> Homing:
+        return Homing(self.goals, self.rig.safety.homing_velocity_rad_s, self._goal_name)
+
     def _tick(self, now_ns: int) -> bool:
         if self._ticker is None:
             self._ticker = Ticker(self.plan.period_ns, now_ns)
@@ -321,11 +344,11 @@ class Commander(abc.ABC):
             self.write.begin_turn()
             self._turn_open = True
             self._home = False
-            self._homing = Homing(self.goals, self.rig.safety.homing_velocity_rad_s)
+            self._homing = self._new_homing()
         elif phase == "running":
             self.begin(now_ns)
         elif phase == "stopping":
-            self._held = self._present_poses(now_ns)
+            self._held = self.poses_to_keep(now_ns)
         elif phase in ("starting", "done"):
             self._turn_open = False
 
@@ -361,13 +384,3 @@ class Commander(abc.ABC):
         elif self._homing.finished(now_ns):
             detail = self._homing.away(self.heard.states, self._joint_names)
         return NodeHealth(state="homing", detail=detail)
-
-    def _present_poses(self, now_ns: int) -> dict[str, Pose]:
-        """What each arm was last asked for, or else where it is."""
-        poses = dict(self.write.last)
-        for arm in self.rig.arms:
-            state = self.heard.fresh(arm, now_ns)
-            if arm not in poses and arm in self.goals and state is not None:
-                opening = self.goals[arm].gripper if state.gripper is None else state.gripper
-                poses[arm] = Pose(state.position_rad, opening)
-        return poses

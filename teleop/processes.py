@@ -158,7 +158,8 @@ def take_priority(group: StopGroup) -> None:
 def run_child(spec: NodeSpec, rig: Rig, ready: Callable[[], None]) -> None:
     """Build the node, run it until told to stop, close it whatever happens."""
     stop = StopRequest()
-    take_priority(spec.group)
+    if spec.group == "world":
+        take_priority(spec.group)  # at once: what it starts inherits it
     with Bus(rig) as bus:
         node = build_node(spec, NodeContext(rig, MonotonicClock(), None, spec.options))
         try:
@@ -166,6 +167,8 @@ def run_child(spec: NodeSpec, rig: Rig, ready: Callable[[], None]) -> None:
         except TandemError:
             node.close()
             raise
+        # Not before: imports and set-up of one node must not hold up another's control loop.
+        take_priority(spec.group)
         ready()
         try:
             loop.run(stop)

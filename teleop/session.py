@@ -257,9 +257,7 @@ class SessionNode:
             self._enter("ready", now_ns)
         elif seconds > HOMING_TIMEOUT_S:
             detail = commander.detail if commander is not None else "no heartbeat"
-            raise NodeFailedError(
-                f"the arms did not reach their start pose in {seconds:.0f} s: {detail}"
-            )
+            raise NodeFailedError(f"the arms did not arrive in {seconds:.0f} s: {detail}")
 
     def _in_ready(self, now_ns: int, outputs: Outputs) -> None:
         commander = self._commander(now_ns)
@@ -344,6 +342,7 @@ class SessionNode:
                 self._best_stage,
                 self._task.max_stage if self._task is not None else 0,
                 commander=commander.detail if commander is not None else "",
+                commander_state=commander.state if commander is not None else "",
             )
         )
         if self._session.record:

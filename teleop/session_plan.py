@@ -38,7 +38,7 @@ class SessionPlan:
     """``auto``: as soon as the commander is ready."""
     stop_when: frozenset[AutoStop] = frozenset()
     """End an episode when the scripted operator has finished, the emulated task has
-    succeeded, or the commander (a replay) has nothing more to do."""
+    succeeded, or the commander (a replay, a rest) has nothing more to do."""
     must_live: Sequence[str] = ()
     """Nodes whose heartbeat is needed before anything moves."""
 
@@ -60,3 +60,5 @@ class EpisodeResult:
     reasons: list[str] = field(default_factory=list)
     commander: str = ""
     """The commander's last words, for example a replay's tracking error."""
+    commander_state: str = ""
+    """The state it reported with them; ``finished`` when it had done all it was to do."""

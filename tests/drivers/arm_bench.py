@@ -37,6 +37,8 @@ class FirstOrderArm:
         self.gripper = 0.5
         self.torque = (False, False)
         self.torque_calls: list[tuple[bool, bool]] = []
+        self.torque_failures: list[str] = []
+        self.torque_offs = 0
         self.writes: list[FloatArray] = []
         self.written_grippers: list[float | None] = []
         self.read_error: DeviceError | None = None
@@ -80,7 +82,8 @@ class FirstOrderArm:
 
     def torque_off(self) -> list[str]:
         self.torque = (False, False)
-        return []
+        self.torque_offs += 1
+        return self.torque_failures
 
     def reboot_failed(self) -> list[str]:
         self.reboots += 1

@@ -118,7 +118,7 @@ def test_a_command_with_nan_is_refused_and_the_arm_then_holds(follower: Bench) -
     [
         ({"position_rad": np.zeros(5)}, "6 joints"),
         ({"gripper": np.inf}, "gripper = inf"),
-        ({"mode": LIMP}, "mode 'limp' refused"),
+        ({"mode": LIMP_GRIPPER}, "mode 'limp_gripper' refused"),
         ({"mode": "dance"}, "mode 'dance' refused"),
     ],
 )

@@ -9,7 +9,17 @@ import h5py
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("doctor", "teleop", "record", "recover", "inspect", "replay", "train", "evaluate")
+COMMANDS = (
+    "doctor",
+    "teleop",
+    "record",
+    "recover",
+    "inspect",
+    "replay",
+    "rest",
+    "train",
+    "evaluate",
+)
 HEAVY = ["numpy", "zmq", "pydantic", "h5py", "cv2", "torch", "mujoco"]
 
 

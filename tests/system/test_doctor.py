@@ -304,7 +304,8 @@ def test_a_pose_and_a_gripper_out_of_range_are_warnings(plugged: Plugged) -> Non
     assert "elbow at 2.50 rad (-1.763 to 1.605)" in by_status(plugged.checks(), "warn")
     plugged.emulated.place((0.1, -1.2, 1.3, -0.2, 0.4, 0.3, 2.5))
     said = by_status(plugged.checks(), "warn")
-    assert "gripper opening 1.48; 0 is closed, 1 open: set gripper_closed_rad" in said
+    assert "gripper opening 1.48, fingers " in said
+    assert " mm apart; 0 is closed, 1 open: set gripper_closed_rad" in said
 
 
 def test_a_port_without_a_stable_name_is_a_warning(plugged: Plugged) -> None:
