@@ -191,7 +191,7 @@ def test_one_servo_that_falls_silent_is_named_and_all_others_let_go(
     health = tick(LIMP)
     assert powered() == [ELBOW]
     assert (health.ok, health.state) == (False, "fault")
-    assert "elbow (id 4) failed 3 times at writing 0 to its torque enable" in health.detail
+    assert "elbow (id 4) failed 5 times at writing 0 to its torque enable" in health.detail
     one.faults.servo_absent.clear()
     monkeypatch.setattr(one.arm, "torque_off", torque_off)
     for _ in range(RETRY_TICKS + 10):

@@ -358,7 +358,7 @@ def test_torque_off_reaches_all_others_when_one_servo_is_dead(holding: OneArm) -
     failures = holding.arm.torque_off()
     assert [i for i in range(1, 10) if holding.register(i, table.TORQUE_ENABLE)] == [2]
     assert len(failures) == 1
-    assert "shoulder (id 2) failed 3 times at writing 0 to its torque enable" in failures[0]
+    assert "shoulder (id 2) failed 5 times at writing 0 to its torque enable" in failures[0]
 
 
 def test_torque_off_on_a_noisy_line_still_comes_through(holding: OneArm) -> None:
