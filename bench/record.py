@@ -41,7 +41,7 @@ from teleop.bus import Bus
 from teleop.clock import NS_PER_S, MonotonicClock, Ticker
 from teleop.messages import ArmApplied, ArmCommand, ArmState, EpisodeEvent, Frame, Message
 from teleop.node import Inputs, Outputs, Received
-from teleop.processes import NodeLoop
+from teleop.processes import SWITCH_INTERVAL_S, NodeLoop
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
 
@@ -167,6 +167,7 @@ def ours(fps: int, seconds: float, out: Path, with_arms: bool) -> Row:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, env=_environment(rig))
     try:
         with Bus(rig) as bus:
+            sys.setswitchinterval(SWITCH_INTERVAL_S)  # as in the node's own process
             loop = NodeLoop(node, rig, bus)
             try:
                 return _record(node, loop, fps, seconds, with_arms)

@@ -163,18 +163,19 @@ class Subscriber:
 
     def drain(self, clock: Clock) -> Inputs:
         """Everything that has come, each message stamped as it is taken; never waits."""
-        raw: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
+        raw: dict[str, list[tuple[memoryview, int]]] = defaultdict(list)
         for socket in self._secured.values():
             while True:
                 try:
                     frame = socket.recv(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                topic, _, data = frame.partition(b"\0")
-                raw[topic.decode("utf-8", "replace")].append((data, clock.now_ns()))
+                end = frame.find(b"\0")
+                topic = frame[:end].decode("utf-8", "replace")
+                raw[topic].append((memoryview(frame)[end + 1 :], clock.now_ns()))
         return Inputs({topic: self._decoded(topic, frames) for topic, frames in raw.items()})
 
-    def _decoded(self, topic: str, frames: list[tuple[bytes, int]]) -> list[Received]:
+    def _decoded(self, topic: str, frames: list[tuple[memoryview, int]]) -> list[Received]:
         queue = self._queue.get(topic)
         if queue is None:
             return []
@@ -194,7 +195,7 @@ class Subscriber:
         return received
 
     @staticmethod
-    def _decode_one(topic: str, data: bytes, count: TopicCount) -> Message | None:
+    def _decode_one(topic: str, data: memoryview, count: TopicCount) -> Message | None:
         try:
             message = wire.decode(data)
             wanted = row_of(topic).message

@@ -147,6 +147,11 @@ class StopRequest:
         return self._asked
 
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread of a node may keep the interpreter from another. Python's own 5 ms would
+let an episode being saved hold up the one being recorded, and the physics the servo buses."""
+
+
 def take_priority(group: StopGroup) -> None:
     """Run before ordinary programs; without the right to (``ulimit -e``), as one of them."""
     try:
@@ -158,6 +163,7 @@ def take_priority(group: StopGroup) -> None:
 def run_child(spec: NodeSpec, rig: Rig, ready: Callable[[], None]) -> None:
     """Build the node, run it until told to stop, close it whatever happens."""
     stop = StopRequest()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if spec.group == "world":
         take_priority(spec.group)  # at once: what it starts inherits it
     with Bus(rig) as bus:
