@@ -28,6 +28,8 @@ RESEND_S = 0.5
 START_TIMEOUT_S = 20.0
 HOMING_TIMEOUT_S = 40.0
 """Half a turn of every joint at the homing velocity takes 4 s; a blocked arm must not wait long."""
+READY_TIMEOUT_S = 20.0
+"""A policy plans its first chunk well within this."""
 SAVE_TIMEOUT_S = 120.0
 SETTLE_S = 0.3
 """Shortest stay in homing and stopping: heartbeats of the phase before must have passed."""
@@ -261,9 +263,13 @@ class SessionNode:
 
     def _in_ready(self, now_ns: int, outputs: Outputs) -> None:
         commander = self._commander(now_ns)
-        if commander is None or commander.state != "ready":
-            return
         start = self._session.start
+        if commander is None or commander.state != "ready":
+            # Nobody is there to mend it; an operator may take as long as it needs.
+            if start == "auto" and self.seconds_in_phase(now_ns) > READY_TIMEOUT_S:
+                detail = commander.detail if commander is not None else "no heartbeat"
+                raise NodeFailedError(f"not ready after {READY_TIMEOUT_S:g} s: {detail}")
+            return
         closed = self._gripper and all(
             opening < self._rig.operator.gripper_closed for opening in self._gripper.values()
         )

@@ -238,6 +238,17 @@ def test_events_are_said_again_until_the_recorder_answers(aloha: Rig) -> None:
     assert len({e.seq for e in stage.events}) == 1
 
 
+def test_unattended_a_commander_that_never_gets_ready_ends_the_session(aloha: Rig) -> None:
+    """With its own words; a person would be waited for."""
+    stage = Stage(aloha, replace(PLAN, start="auto"))
+    stage.until("homing")
+    stage.commander = "home"
+    stage.until("ready")
+    stage.commander = "refused"
+    with pytest.raises(NodeFailedError, match="not ready after"):
+        stage.step(30.0)
+
+
 def test_a_refusal_by_the_recorder_is_passed_on(aloha: Rig) -> None:
     """Unattended, the session ends with the recorder's reason."""
     stage = Stage(aloha)
