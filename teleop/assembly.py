@@ -128,6 +128,7 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
             "job": job.kind,
             "seed": job.seed,
             "first_episode": job.first_episode,
+            "max_seconds": job.max_seconds,
         }
         specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
     return specs

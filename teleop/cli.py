@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,19 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        return 130  # before a run has taken Ctrl-C over
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tandem",
+        allow_abbrev=False,
         description="Teleoperate, record, replay, learn and deploy on a robot rig, "
         "real or emulated.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run, text, add_options in _COMMANDS:
         command = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", add_help=name != "train"
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            add_help=name != "train",
+            allow_abbrev=False,
         )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show tracebacks and logs")
@@ -78,7 +86,9 @@ def _rig_options(command: argparse.ArgumentParser) -> None:
 
 def _run_options(command: argparse.ArgumentParser) -> None:
     _rig_options(command)
-    command.add_argument("--lockstep", action="store_true", help="emulate in virtual time")
+    command.add_argument(
+        "--lockstep", action="store_true", help="emulate in virtual time; no need for --emulate"
+    )
 
 
 def _job_options(command: argparse.ArgumentParser) -> None:
@@ -90,7 +100,7 @@ def _job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--cameras", type=lambda s: tuple(s.split(",")), help="comma-separated, default: the task's"
     )
-    command.add_argument("--seconds", type=float, help="longest episode, default: the task's")
+    command.add_argument("--seconds", type=_positive, help="longest episode, default: the task's")
 
 
 def _hand_options(command: argparse.ArgumentParser) -> None:
@@ -104,7 +114,7 @@ def _replay_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("episode", type=Path, help="episode file")
     _job_options(command)
     command.set_defaults(task=None)
-    command.add_argument("--speed", type=float, default=1.0, help="time factor (%(default)s)")
+    command.add_argument("--speed", type=_positive, default=1.0, help="time factor (%(default)s)")
 
 
 def _deploy_options(command: argparse.ArgumentParser) -> None:
@@ -142,6 +152,13 @@ def _doctor_options(command: argparse.ArgumentParser) -> None:
 
 def _train_options(command: argparse.ArgumentParser) -> None:
     """The trainer has its own typed options; see ``tandem train FAMILY --help``."""
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
 
 
 def _count(text: str) -> int:

@@ -27,7 +27,10 @@ class Console:
     def __init__(self, operator: Operator, out: TextIO = sys.stderr) -> None:
         self._out = out
         self._cues = operator.cues
-        self._actions = {key: Action(name) for name, key in operator.keys.model_dump().items()}
+        # Whatever Caps Lock says: E must stop as e does.
+        self._actions = {
+            key.casefold(): Action(name) for name, key in operator.keys.model_dump().items()
+        }
         self._keys_fd = sys.stdin.fileno() if _is_terminal(sys.stdin) else None
         self._live = _is_terminal(out)
         self._saved: list[int | list[bytes | int]] | None = None
@@ -54,7 +57,10 @@ class Console:
         if self._keys_fd is None or not select.select([self._keys_fd], [], [], 0)[0]:
             return []
         text = os.read(self._keys_fd, 64).decode("utf-8", "ignore")
-        keys = (NAMED_KEYS.get(character, character) for character in text)
+        keys = [NAMED_KEYS.get(character, character.casefold()) for character in text]
+        for key in keys:
+            if key not in self._actions:
+                self.say(f"no such key: {key!r}; keys: {', '.join(self._actions)}")
         return [self._actions[key] for key in keys if key in self._actions]
 
     def status(self, line: str) -> None:

@@ -232,8 +232,11 @@ def status_line(session: SessionNode, now_ns: int) -> str:
         parts.append(recorder.detail)
     for name in session.session_plan.must_live:
         health = session.heard(name)
-        # An arm that holds with a reason is well, and yet the operator must know the reason.
-        if health is not None and (not health.ok or (health.state == "hold" and health.detail)):
+        if health is None:
+            continue
+        # An arm that holds for a reason while it should follow is well; the operator must know.
+        holds = session.phase == "running" and health.state == "hold" and health.detail
+        if not health.ok or holds:
             parts.append(f"{name}: {health.state} {health.detail}")
     return " | ".join(part for part in parts if part)
 

@@ -17,20 +17,20 @@ from teleop import topics
 from teleop.clock import NS_PER_S, Ticker, ns_from_s
 from teleop.errors import NodeFailedError, RecordingError
 from teleop.node import Inputs, NodeHealth, NodePlan, Outputs, Sequencer
+from teleop.recorder_talk import RecorderTalk
 from teleop.rig import Rig
 from teleop.session_plan import Action, EpisodeResult, SessionPlan
 from teleop.topics import Queue
 
 PERIOD_S = 0.02
 CONFIRM_WITHIN_S = 5.0
-RESEND_S = 0.5
-"""An event is said again until the recorder answers: PUB loses what is sent too early."""
 START_TIMEOUT_S = 20.0
 HOMING_TIMEOUT_S = 40.0
 """Half a turn of every joint at the homing velocity takes 4 s; a blocked arm must not wait long."""
 READY_TIMEOUT_S = 20.0
 """A policy plans its first chunk well within this."""
 SAVE_TIMEOUT_S = 120.0
+SAY_WAITING_S = 2.0
 SETTLE_S = 0.3
 """Shortest stay in homing and stopping: heartbeats of the phase before must have passed."""
 
@@ -60,10 +60,10 @@ class SessionNode:
         self._gripper: dict[str, float] = {}
         self._task: m.TaskState | None = None
         self._best_stage = 0
-        self._pending_event: m.EpisodeEvent | None = None
-        self._event_sent_ns = 0
-        self._unsaved: set[int] = set()
-        self._stopped_ns = 0
+        self._begun = False
+        """Whether the present episode number has been used."""
+        self._redoable: EpisodeResult | None = None
+        self._recorder = RecorderTalk(plan.task)
         self._quit = False
         self.plan = NodePlan(
             period_ns=ns_from_s(PERIOD_S),
@@ -95,7 +95,7 @@ class SessionNode:
     @property
     def closed_results(self) -> list[EpisodeResult]:
         """Results of which nothing more will become known: saved, or not recorded."""
-        return [result for result in self.results if result.index not in self._unsaved]
+        return [result for result in self.results if result.index not in self._recorder.unsaved]
 
     def seconds_in_phase(self, now_ns: int) -> float:
         """Time since the present phase began."""
@@ -118,12 +118,13 @@ class SessionNode:
             self._phase_since_ns = now_ns
         outputs: Outputs = []
         before = (self.phase, self._episode)
-        self._listen(inputs)
-        for action in self._actions:
-            self._do(action, now_ns, outputs)
-        self._actions.clear()
-        getattr(self, f"_in_{self.phase}")(now_ns, outputs)
-        self._resend(now_ns, outputs)
+        self._listen(inputs, now_ns)
+        # A signal handler may ask for more at any moment.
+        actions, self._actions = self._actions, []
+        for action in actions:
+            self._do(action, now_ns)
+        getattr(self, f"_in_{self.phase}")(now_ns)
+        outputs += self._recorder.due(now_ns)
         if self._said is None:
             self._said = Ticker(ns_from_s(1 / self._rig.rates.phase_hz), now_ns)
         due = self._said.due(now_ns)
@@ -142,7 +143,7 @@ class SessionNode:
 
     # -- inputs -----------------------------------------------------------------------
 
-    def _listen(self, inputs: Inputs) -> None:
+    def _listen(self, inputs: Inputs, now_ns: int) -> None:
         for arm in self._rig.leaders:
             state = inputs.latest(topics.arm_state(arm), m.ArmState)
             if state is not None and state.gripper is not None:
@@ -157,40 +158,40 @@ class SessionNode:
             if self.phase == "running":
                 self._best_stage = max(self._best_stage, task.stage)
         for event in inputs.all(topics.RECORDER_EVENT, m.EpisodeEvent):
-            self._on_recorder(event)
+            self._on_recorder(event, now_ns)
 
-    def _on_recorder(self, event: m.EpisodeEvent) -> None:
-        if self._pending_event is not None and event.episode == self._pending_event.episode:
-            answers = {
-                "start": ("started", "refused", "failed"),
-                "stop": ("stopped", "saved", "failed"),
-            }
-            if event.kind in answers.get(self._pending_event.kind, ()):
-                self._pending_event = None
-        if event.kind == "refused":
-            self.notice = f"recording refused: {event.detail}"
-            if self._session.start == "key":
-                self._enter("ready", event.stamp_ns)
-            else:
-                raise RecordingError(self.notice)
-        elif event.kind in ("saved", "failed"):
-            self._unsaved.discard(event.episode)
-            result = next((r for r in self.results if r.index == event.episode), None)
-            if event.kind == "failed":
-                raise RecordingError(f"episode {event.episode}: {event.detail}")
-            if result is not None:
-                saved = json.loads(event.detail)
-                result.path, result.verdict = saved["path"], saved["verdict"]
-                result.saved_after_s = (event.stamp_ns - self._stopped_ns) / NS_PER_S
-                result.reasons = saved["reasons"]
-                self.notice = f"episode {event.episode} saved, {result.verdict}: {result.path}"
+    def _on_recorder(self, event: m.EpisodeEvent, now_ns: int) -> None:
+        asked = self._recorder.hear(event)
+        result = next((r for r in self.results if r.index == event.episode), None)
+        if event.kind == "failed":
+            raise RecordingError(f"episode {event.episode}: {event.detail}")
+        if event.kind == "refused" and asked:
+            self._on_refusal(event, result, now_ns)
+        elif event.kind == "saved" and result is not None:
+            saved = json.loads(event.detail)
+            result.path, result.verdict = saved["path"], saved["verdict"]
+            result.saved_after_s = self._recorder.seconds_to_save(event)
+            result.reasons = saved["reasons"]
+            self.notice = f"episode {event.episode} saved, {result.verdict}: {result.path}"
+
+    def _on_refusal(self, event: m.EpisodeEvent, result: EpisodeResult | None, now_ns: int) -> None:
+        """Nothing of this episode was recorded: an operator mends the cause and starts again."""
+        refusal = f"recording refused: {event.detail}"
+        if self._session.start == "auto" or self._session.stop_when:
+            raise RecordingError(refusal)
+        if result is not None:
+            self.results.remove(result)
+        if not self.stop_engaged:
+            self.notice = refusal
+        if self.phase == "running" and event.episode == self._episode:
+            self._go_home(now_ns)
 
     # -- operator ---------------------------------------------------------------------
 
-    def _do(self, action: Action, now_ns: int, outputs: Outputs) -> None:
+    def _do(self, action: Action, now_ns: int) -> None:
         match action:
             case Action.EMERGENCY_STOP:
-                self._engage_stop("operator", now_ns, outputs)
+                self._engage_stop("operator", now_ns)
             case Action.CLEAR_STOP if self.stop_engaged:
                 self._clear_asked_ns = now_ns
                 self.notice = f"press {self._rig.operator.keys.confirm} to clear the emergency stop"
@@ -202,26 +203,34 @@ class SessionNode:
             case Action.START if self.phase == "ready":
                 commander = self._commander(now_ns)
                 if commander is not None and commander.state == "ready":
-                    self._begin(now_ns, outputs)
+                    self._begin(now_ns)
                 else:
                     detail = commander.detail if commander is not None else "no heartbeat"
                     self.notice = f"cannot start yet: {detail}"
             case Action.STOP | Action.SUCCESS | Action.FAILURE if self.phase == "running":
-                self._end(_OUTCOME[action], now_ns, outputs)
+                self._end(_OUTCOME[action], now_ns)
             case Action.REDO:
-                self._redo(now_ns, outputs)
+                self._redo(now_ns)
             case Action.QUIT:
-                self._quit = True
-                if self.phase == "running":
-                    self._end("unknown", now_ns, outputs)
-                elif self.phase in ("homing", "ready", "starting", "stopped"):
-                    self._enter("done", now_ns)
+                self._quit_now(now_ns)
             case _:
                 pass
 
-    def _engage_stop(self, reason: str, now_ns: int, outputs: Outputs) -> None:
+    def _quit_now(self, now_ns: int) -> None:
+        """End after the present episode is saved; asked again, end without waiting."""
+        if self._quit and self.phase in ("stopping", "done"):
+            self.finished = True
+            unsaved = sorted(self._recorder.unsaved)
+            self.notice = f"not waiting for episode(s) {unsaved}" if unsaved else self.notice
+        self._quit = True
         if self.phase == "running":
-            self._end("unknown", now_ns, outputs)
+            self._end("unknown", now_ns)
+        elif self.phase in ("homing", "ready", "starting", "stopped"):
+            self._enter("done", now_ns)
+
+    def _engage_stop(self, reason: str, now_ns: int) -> None:
+        if self.phase == "running":
+            self._end("unknown", now_ns)
         self._stop_reason = reason
         self._clear_asked_ns = None
         self.notice = f"EMERGENCY STOP; {self._rig.operator.keys.clear_stop} to clear"
@@ -231,28 +240,30 @@ class SessionNode:
         asked = self._clear_asked_ns
         return asked is not None and now_ns - asked < ns_from_s(CONFIRM_WITHIN_S)
 
-    def _redo(self, now_ns: int, outputs: Outputs) -> None:
+    def _redo(self, now_ns: int) -> None:
+        """Drop the attempt that is running or ended last, and no other before it."""
         if self.phase == "running":
-            self._end("unknown", now_ns, outputs)
-        if self.results and self.phase in ("stopping", "homing", "ready"):
-            dropped = self.results.pop()
-            self._unsaved.discard(dropped.index)
-            self._pending_event = None
-            self.notice = f"episode {dropped.index} discarded"
-            outputs.append(self._event("discard", dropped.index, dropped.outcome, now_ns))
-            self._episode = dropped.index + 1
-            self._enter("homing", now_ns)
+            self._end("unknown", now_ns)
+        dropped, self._redoable = self._redoable, None
+        if dropped is None or dropped not in self.results:
+            self.notice = "nothing to redo: the last attempt is already discarded"
+            return
+        self.results.remove(dropped)
+        self._recorder.say("discard", dropped.index, dropped.outcome, now_ns)
+        self.notice = f"episode {dropped.index} discarded"
+        if self.phase != "stopped":
+            self._go_home(now_ns)
 
     # -- phases -----------------------------------------------------------------------
 
-    def _in_starting(self, now_ns: int, outputs: Outputs) -> None:
+    def _in_starting(self, now_ns: int) -> None:
         silent = [node for node in self._session.must_live if node not in self._health]
         if not silent:
             self._enter("homing", now_ns)
         elif self.seconds_in_phase(now_ns) > START_TIMEOUT_S:
             raise NodeFailedError(f"no heartbeat from {', '.join(silent)}")
 
-    def _in_homing(self, now_ns: int, outputs: Outputs) -> None:
+    def _in_homing(self, now_ns: int) -> None:
         seconds = self.seconds_in_phase(now_ns)
         commander = self._commander(now_ns)
         if commander is not None and commander.state in ("home", "ready"):
@@ -261,7 +272,7 @@ class SessionNode:
             detail = commander.detail if commander is not None else "no heartbeat"
             raise NodeFailedError(f"the arms did not arrive in {seconds:.0f} s: {detail}")
 
-    def _in_ready(self, now_ns: int, outputs: Outputs) -> None:
+    def _in_ready(self, now_ns: int) -> None:
         commander = self._commander(now_ns)
         start = self._session.start
         if commander is None or commander.state != "ready":
@@ -274,9 +285,9 @@ class SessionNode:
             opening < self._rig.operator.gripper_closed for opening in self._gripper.values()
         )
         if start == "auto" or (start == "gripper" and closed):
-            self._begin(now_ns, outputs)
+            self._begin(now_ns)
 
-    def _in_running(self, now_ns: int, outputs: Outputs) -> None:
+    def _in_running(self, now_ns: int) -> None:
         seconds = self.seconds_in_phase(now_ns)
         commander = self._commander(now_ns)
         emulator = self._health.get("emulator")
@@ -291,26 +302,27 @@ class SessionNode:
             or seconds > self._session.max_seconds
         ):
             judged = bool(stop_when) and self._task is not None and self._task.max_stage > 0
-            self._end(
-                ("success" if success else "failure") if judged else "unknown", now_ns, outputs
-            )
+            self._end(("success" if success else "failure") if judged else "unknown", now_ns)
 
-    def _in_stopping(self, now_ns: int, outputs: Outputs) -> None:
-        if self.seconds_in_phase(now_ns) < SETTLE_S or self._pending_event is not None:
+    def _in_stopping(self, now_ns: int) -> None:
+        if self.seconds_in_phase(now_ns) < SETTLE_S or self._recorder.busy:
             return
         self._next_episode(now_ns)
 
-    def _in_stopped(self, now_ns: int, outputs: Outputs) -> None:
+    def _in_stopped(self, now_ns: int) -> None:
         """Latched; only the operator leaves it."""
 
-    def _in_done(self, now_ns: int, outputs: Outputs) -> None:
-        if not self._unsaved:
+    def _in_done(self, now_ns: int) -> None:
+        unsaved = sorted(self._recorder.unsaved)
+        if not unsaved and not self._recorder.busy:
             self.finished = True
         elif self.seconds_in_phase(now_ns) > SAVE_TIMEOUT_S:
             raise RecordingError(
-                f"episode(s) {sorted(self._unsaved)} not saved after {SAVE_TIMEOUT_S:g} s; "
-                "run: tandem recover"
+                f"episode(s) {unsaved} not saved after {SAVE_TIMEOUT_S:g} s; run: tandem recover"
             )
+        elif self.seconds_in_phase(now_ns) > SAY_WAITING_S:
+            quit_key = self._rig.operator.keys.quit
+            self.notice = f"saving episode(s) {unsaved}; {quit_key} to leave without waiting"
 
     # -- steps between phases ---------------------------------------------------------
 
@@ -327,34 +339,37 @@ class SessionNode:
         if self._quit or (wanted is not None and len(self.results) >= wanted):
             self._enter("done", now_ns)
             return
-        if any(result.index == self._episode for result in self.results):
+        self._go_home(now_ns)
+
+    def _go_home(self, now_ns: int) -> None:
+        """To the start pose; a number that was begun is never used again."""
+        if self._begun:
             self._episode += 1
+            self._begun = False
         self._enter("homing", now_ns)
 
-    def _begin(self, now_ns: int, outputs: Outputs) -> None:
+    def _begin(self, now_ns: int) -> None:
         self._best_stage = 0
         self._task = None
+        self._begun = True
         if self._session.record:
-            outputs.append(self._event("start", self._episode, "unknown", now_ns))
+            self._recorder.say("start", self._episode, "unknown", now_ns)
         self._enter("running", now_ns)
 
-    def _end(self, outcome: str, now_ns: int, outputs: Outputs) -> None:
+    def _end(self, outcome: str, now_ns: int) -> None:
         commander = self._health.get("commander")
-        self.results.append(
-            EpisodeResult(
-                self._episode,
-                outcome,
-                self.seconds_in_phase(now_ns),
-                self._best_stage,
-                self._task.max_stage if self._task is not None else 0,
-                commander=commander.detail if commander is not None else "",
-                commander_state=commander.state if commander is not None else "",
-            )
+        self._redoable = EpisodeResult(
+            self._episode,
+            outcome,
+            self.seconds_in_phase(now_ns),
+            self._best_stage,
+            self._task.max_stage if self._task is not None else 0,
+            commander=commander.detail if commander is not None else "",
+            commander_state=commander.state if commander is not None else "",
         )
+        self.results.append(self._redoable)
         if self._session.record:
-            self._unsaved.add(self._episode)
-            self._stopped_ns = now_ns
-            outputs.append(self._event("stop", self._episode, outcome, now_ns))
+            self._recorder.say("stop", self._episode, outcome, now_ns)
         self._enter("stopping", now_ns)
 
     def _enter(self, phase: str, now_ns: int) -> None:
@@ -362,23 +377,6 @@ class SessionNode:
         self._phase_since_ns = now_ns
 
     # -- outputs ----------------------------------------------------------------------
-
-    def _event(
-        self, kind: str, episode: int, outcome: str, now_ns: int
-    ) -> tuple[str, m.EpisodeEvent]:
-        topic = topics.SESSION_EVENT
-        event = m.EpisodeEvent(
-            now_ns, self._seq.next(topic), kind, episode, self._session.task, outcome, ""
-        )
-        self._pending_event = event if kind in ("start", "stop") else None
-        self._event_sent_ns = now_ns
-        return topic, event
-
-    def _resend(self, now_ns: int, outputs: Outputs) -> None:
-        if self._pending_event is None or now_ns - self._event_sent_ns < ns_from_s(RESEND_S):
-            return
-        self._event_sent_ns = now_ns
-        outputs.append((topics.SESSION_EVENT, self._pending_event))
 
     def _state(self, now_ns: int) -> Outputs:
         phase, stop = topics.SESSION_PHASE, topics.SESSION_STOP

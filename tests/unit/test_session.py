@@ -172,10 +172,96 @@ def test_redo_discards_the_running_episode_and_goes_home(aloha: Rig) -> None:
     stage = Stage(aloha)
     stage.to_running()
     stage.session.act(Action.REDO)
-    stage.step()
+    stage.step(0.2)
     assert [e.kind for e in stage.events] == ["start", "stop", "discard"]
     assert stage.session.phase == "homing"
     assert stage.session.results == []
+
+
+def test_redo_pressed_twice_drops_one_attempt_and_no_saved_episode(aloha: Rig) -> None:
+    """A nervous finger must not cost the good episode before; its number is not used again."""
+    stage = Stage(aloha, replace(PLAN, episodes=3))
+    stage.to_running()
+    stage.session.act(Action.SUCCESS)
+    stage.step(0.5)
+    stage.commander, stage.opening = "homing", 0.5
+    stage.to_running()
+    for _ in range(2):
+        stage.session.act(Action.REDO)
+        stage.step(0.2)
+    assert [r.index for r in stage.session.results] == [0]
+    assert [e.episode for e in stage.events if e.kind == "discard"] == [1]
+    assert "nothing to redo" in stage.session.notice
+    stage.commander, stage.opening = "homing", 0.5
+    stage.to_running()
+    stage.step(0.1)
+    assert [e.episode for e in stage.events if e.kind == "start"] == [0, 1, 2]
+
+
+def test_a_stop_waits_until_the_start_has_been_heard(aloha: Rig) -> None:
+    """A recorder that missed the start would not know what to stop."""
+    stage = Stage(aloha)
+    stage.answers["start"] = None
+    stage.to_running()
+    stage.session.act(Action.SUCCESS)
+    stage.step(0.3)
+    assert {e.kind for e in stage.events} == {"start"}
+    stage.answers["start"] = "started"
+    stage.step(1.0)
+    assert stage.events[-1].kind == "stop"
+
+
+def test_a_recorder_that_never_answers_is_an_error(aloha: Rig) -> None:
+    """Better than an episode that nobody records."""
+    stage = Stage(aloha, replace(PLAN, max_seconds=60.0))
+    stage.answers["start"] = None
+    stage.to_running()
+    with pytest.raises(RecordingError, match="does not answer to the start of episode 0"):
+        stage.step(12.0)
+
+
+def test_a_refusal_does_not_release_an_emergency_stop(aloha: Rig) -> None:
+    """Attended: the stop stays, its words stay, and no phantom episode is waited for."""
+    stage = Stage(aloha, replace(PLAN, start="key", stop_when=frozenset()))
+    stage.answers["start"] = "refused"
+    stage.until("homing")
+    stage.commander = "home"
+    stage.until("ready")
+    stage.commander = "ready"
+    stage.step(0.1)
+    stage.session.act(Action.START)
+    stage.session.act(Action.EMERGENCY_STOP)
+    stage.step(0.5)
+    assert stage.session.phase == "stopped"
+    assert "EMERGENCY STOP" in stage.session.notice
+    assert stage.session.results == []
+    stage.session.act(Action.QUIT)
+    stage.step(0.1)
+    assert stage.session.finished
+
+
+def test_attended_a_refused_episode_sends_the_operator_home_again(aloha: Rig) -> None:
+    """The reason is told, and the next try bears a new number."""
+    stage = Stage(aloha, replace(PLAN, stop_when=frozenset()))
+    stage.answers["start"] = "refused"
+    stage.to_running()
+    stage.until("homing")
+    assert "recording refused" in stage.session.notice
+    assert stage.session.episode == 1
+
+
+def test_a_second_quit_does_not_wait_for_a_slow_save(aloha: Rig) -> None:
+    """The journals stay for tandem recover."""
+    stage = Stage(aloha)
+    stage.answers["stop"] = "stopped"
+    stage.to_running()
+    stage.session.act(Action.QUIT)
+    stage.until("done")
+    stage.step(3.0)
+    assert "saving episode(s) [0]" in stage.session.notice
+    stage.session.act(Action.QUIT)
+    stage.step(0.1)
+    assert stage.session.finished
 
 
 def test_an_emergency_stop_is_latched_and_takes_two_acts_to_clear(aloha: Rig) -> None:
