@@ -9,10 +9,11 @@ training resolution, so the loop reads plain memory.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,19 @@ from policies.policy import (
     camera_settings,
 )
 from recorder.episode import Episode, find_episodes
+from recorder.quality import Level
 from recorder.schema import stream_of
 from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 from teleop.topics import TASK_STATE, camera_frame
+
+
+Outcome = Literal["success", "failure", "unknown"]
+
+LEARNED_OUTCOMES: tuple[Outcome, ...] = ("success",)
+"""A policy repeats what it is shown; nobody has said of an unlabelled episode that it is right."""
+LEARNED_VERDICTS: tuple[Level, ...] = ("pass", "warn")
+"""A failed verdict means samples that are missing, late or wrong."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,10 @@ class DataOptions:
     """Every how many rows a window begins; neighbouring rows show almost the same."""
     holdout: float = 0.1
     """Share of the episodes kept out of training, for the validation loss."""
-    outcomes: tuple[str, ...] = ("success", "unknown")
-    """Episodes to learn from, by outcome."""
+    outcomes: tuple[Outcome, ...] = LEARNED_OUTCOMES
+    """Episodes to learn from, by what the operator said of them."""
+    verdicts: tuple[Level, ...] = LEARNED_VERDICTS
+    """Episodes to learn from, by what the recorder said of their quality."""
 
 
 class Windows(NamedTuple):
@@ -118,6 +130,8 @@ class TrainingData:
     contract: ObservationContract
     episodes: int
     """How many episodes are trained on."""
+    left_out: str
+    """How many episodes were left out and why, in words; empty when none was."""
 
 
 class _EpisodeRows(NamedTuple):
@@ -145,16 +159,11 @@ def load(
         track: Goes through the files, for example with a progress bar.
 
     Raises:
-        PolicyError: no usable episode, or episodes that do not belong together.
+        PolicyError: no episode that the options admit, or episodes that do not belong together.
         UnknownNameError: a camera that was not recorded.
         EpisodeError: a file that is no episode.
     """
-    paths = [path for path in find_episodes(folder) if _outcome(path) in options.outcomes]
-    if not paths:
-        raise PolicyError(
-            f"{folder}: no episode with outcome {' or '.join(options.outcomes)}; "
-            "record some with 'tandem record' or name another folder"
-        )
+    paths, left_out = _select(folder, options)
     parts: list[_EpisodeRows] = []
     first: _Header | None = None
     for path in track(paths):
@@ -164,7 +173,7 @@ def load(
             _check_same(first, header, path, paths[0])
             parts.append(_rows_of(episode, header, options))
     assert first is not None
-    return _assemble(parts, first, data_hash(paths), options, seed)
+    return _assemble(parts, first, data_hash(paths), options, seed, left_out)
 
 
 def data_hash(paths: Sequence[Path]) -> str:
@@ -187,9 +196,40 @@ class _Header:
     extras: tuple[ExtraInput, ...]
 
 
-def _outcome(path: Path) -> str:
-    with Episode(path) as episode:
-        return episode.outcome
+def _select(folder: Path, options: DataOptions) -> tuple[list[Path], str]:
+    """Episodes to learn from, and what was left out and why.
+
+    Raises:
+        PolicyError: none is left.
+    """
+    found = find_episodes(folder)
+    if not found:
+        raise PolicyError(
+            f"{folder}: no episodes; record some with 'tandem record' or name another folder"
+        )
+    paths = []
+    outcomes: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    for path in found:
+        with Episode(path) as episode:
+            outcome, verdict = episode.outcome, episode.verdict.level
+        if outcome not in options.outcomes:
+            outcomes[outcome] += 1
+        elif verdict not in options.verdicts:
+            verdicts[verdict] += 1
+        else:
+            paths.append(path)
+    reasons = [f"{count} {outcome} outcome" for outcome, count in sorted(outcomes.items())]
+    reasons += [f"{count} verdict {verdict}" for verdict, count in sorted(verdicts.items())]
+    if not paths:
+        admit = [f"--outcomes {' '.join([*options.outcomes, *sorted(outcomes)])}"] * bool(outcomes)
+        admit += [f"--verdicts {' '.join([*options.verdicts, *sorted(verdicts)])}"] * bool(verdicts)
+        raise PolicyError(
+            f"{folder}: no episode to learn from among {len(found)}: {', '.join(reasons)}; "
+            f"{' and '.join(admit)} would admit them"
+        )
+    left = len(found) - len(paths)
+    return paths, f"left out {left} of {len(found)} episodes: {', '.join(reasons)}" if left else ""
 
 
 def _header_of(episode: Episode, options: DataOptions) -> _Header:
@@ -277,7 +317,12 @@ def _object_pose(episode: Episode) -> FloatArray:
 
 
 def _assemble(
-    parts: Sequence[_EpisodeRows], header: _Header, digest: str, options: DataOptions, seed: int
+    parts: Sequence[_EpisodeRows],
+    header: _Header,
+    digest: str,
+    options: DataOptions,
+    seed: int,
+    left_out: str,
 ) -> TrainingData:
     order = np.random.default_rng(seed).permutation(len(parts))
     held = round(options.holdout * len(parts))
@@ -298,4 +343,4 @@ def _assemble(
         action_high=statistics.action.high,
         data_hash=digest,
     )
-    return TrainingData(train, validation, statistics, contract, len(parts) - held)
+    return TrainingData(train, validation, statistics, contract, len(parts) - held, left_out)

@@ -20,10 +20,20 @@ import tyro
 from tqdm import tqdm
 
 from policies import checkpoint
-from policies.dataset import DataOptions, TrainingData, WindowSet, load
+from policies.card import CARD
+from policies.dataset import (
+    LEARNED_OUTCOMES,
+    LEARNED_VERDICTS,
+    DataOptions,
+    Outcome,
+    TrainingData,
+    WindowSet,
+    load,
+)
 from policies.family import Batch, Family
 from policies.learned import Preprocessor, parameters_of, shapes_of
 from policies.registry import load_family
+from recorder.quality import Level
 from teleop.errors import MissingExtraError, PolicyError
 
 C = TypeVar("C")
@@ -38,6 +48,12 @@ class TrainArgs(Generic[C]):
     out: Path
     """Folder for the trained policy."""
     model: tyro.conf.OmitArgPrefixes[C]
+    overwrite: bool = False
+    """Replace the policy that the folder already holds."""
+    outcomes: tuple[Outcome, ...] = LEARNED_OUTCOMES
+    """Episodes to learn from, by what the operator said of them."""
+    verdicts: tuple[Level, ...] = LEARNED_VERDICTS
+    """Episodes to learn from, by what the recorder said of their quality."""
     steps: int = 2400
     """Optimiser steps."""
     batch_size: int = 32
@@ -74,6 +90,8 @@ class TrainArgs(Generic[C]):
             chunk_rows=self.chunk_rows,
             row_stride=self.row_stride,
             holdout=self.holdout,
+            outcomes=self.outcomes,
+            verdicts=self.verdicts,
         )
 
 
@@ -84,8 +102,8 @@ class Metric:
     step: int
     train_loss: float
     """Mean since the last row."""
-    validation_loss: float
-    """NaN when no episode is held back."""
+    validation_loss: float | None
+    """None, an empty cell, when no episode is held back."""
     learning_rate: float
 
 
@@ -102,15 +120,20 @@ def main(argv: Sequence[str]) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     last = train(family, args, show=sys.stderr.isatty())[-1]
+    held_back = (
+        "no held-back episodes"
+        if last.validation_loss is None
+        else f"held-back loss {last.validation_loss:.4f}"
+    )
     tqdm.write(
         f"{args.out}: {family} after {last.step} steps, training loss {last.train_loss:.4f}, "
-        f"held-back loss {last.validation_loss:.4f}; curve: {args.out / 'curve.png'}"
+        f"{held_back}; curve: {args.out / 'curve.png'}"
     )
     return 0
 
 
 def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
-    """Train, and save the policy with its curve.
+    """Train, and save the policy with its curve; prints which episodes were left out.
 
     Args:
         family: A name of ``policies.registry``.
@@ -118,14 +141,21 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
         show: Draw progress bars on standard error.
 
     Raises:
-        PolicyError: unusable data or options, or a loss that is no longer a number.
+        PolicyError: unusable data or options, a policy that would be lost, or a loss that is no longer a number.
     """
     if args.blind and args.object_pose:
         raise PolicyError("--blind and --object-pose exclude each other; give one of them")
+    if (args.out / CARD).exists() and not args.overwrite:
+        raise PolicyError(
+            f"{args.out} holds a policy already; name another folder with --out, "
+            "or replace it with --overwrite"
+        )
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     track = _bar("reading episodes", show)
     data = load(args.data, args.data_options(), args.seed, track)
+    if data.left_out:
+        tqdm.write(data.left_out)
     network = load_family(family)(shapes_of(data.contract), args.model)
     metrics = fit(network, data, args, show)
     training = {
@@ -177,9 +207,11 @@ def fit(network: Family, data: TrainingData, args: TrainArgs[Any], show: bool) -
             recent.append(value)
             bar.update()
             if step % args.log_every == 0 or step == args.steps:
-                validation = validation_loss(network, data.validation, prepare)
-                metrics.append(Metric(step, float(np.mean(recent)), validation, rate))
-                bar.set_postfix(loss=f"{np.mean(recent):.4f}", validation=f"{validation:.4f}")
+                held_out = data.validation
+                held_back = held_out and validation_loss(network, held_out, prepare)
+                metrics.append(Metric(step, float(np.mean(recent)), held_back, rate))
+                shown = "none" if held_back is None else f"{held_back:.4f}"
+                bar.set_postfix(loss=f"{np.mean(recent):.4f}", validation=shown)
                 recent.clear()
     network.eval()
     return metrics
@@ -197,14 +229,12 @@ def batch_of(windows: WindowSet, chosen: np.ndarray, prepare: Preprocessor) -> B
 
 
 def validation_loss(
-    network: Family, windows: WindowSet | None, prepare: Preprocessor, most: int = 256
+    network: Family, windows: WindowSet, prepare: Preprocessor, most: int = 256
 ) -> float:
-    """Loss over at most ``most`` windows of held-back episodes; NaN when there are none.
+    """Loss over at most ``most`` windows of held-back episodes.
 
     It tells over-fitting, not success: policies are compared by ``tandem evaluate``.
     """
-    if windows is None:
-        return math.nan
     spread = np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(np.int64)
     network.eval()
     with torch.inference_mode():
@@ -238,7 +268,8 @@ def draw_curve(path: Path, metrics: Sequence[Metric], title: str) -> None:
     axes = figure.subplots()
     steps = [metric.step for metric in metrics]
     axes.plot(steps, [metric.train_loss for metric in metrics], label="training")
-    axes.plot(steps, [metric.validation_loss for metric in metrics], label="held-back episodes")
+    if metrics[-1].validation_loss is not None:
+        axes.plot(steps, [m.validation_loss for m in metrics], label="held-back episodes")
     axes.set(xlabel="step", ylabel="L1 of normalised actions", yscale="log", title=title)
     axes.grid(True, alpha=0.3)
     axes.legend()

@@ -23,7 +23,7 @@ from recorder.quality import Complaint, Verdict
 from recorder.streams import Stream, read_messages, read_stream
 from teleop import topics
 from teleop.clock import NS_PER_S
-from teleop.errors import RecordingError
+from teleop.errors import EpisodeError, RecordingError
 from teleop.messages import EpisodeEvent
 from teleop.rig import Rig
 
@@ -65,10 +65,11 @@ def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str
         cut_short: Why recording ended before the operator wanted, a reason of the verdict.
 
     Raises:
-        EpisodeError: the folder's content cannot be read.
+        EpisodeError: the folder's content cannot be read, or ``target`` exists already.
         RecordingError: the disk is full or failing; the folder is kept.
     """
     meta = Meta.read(folder)
+    _refuse_existing(target, folder)
     needed = room_needed(sum(f.stat().st_size for f in folder.iterdir()))
     temporary = target.with_name(target.name + ".tmp")
     streams = [read_stream(folder, plan) for plan in meta.streams]
@@ -77,9 +78,11 @@ def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str
         complaints = _complaints(streams, ending, recovered, cut_short)
         _check_room(temporary, needed)
         verdict, row_count = _write(temporary, needed, meta, streams, ending, complaints, recovered)
-        _make_durable(temporary, target)
+        sync_path(temporary)
+        _refuse_existing(target, folder)
+        temporary.replace(target)
+        sync_path(target.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RecordingError(
             f"{target.name} cannot be written ({error.strerror or error}) and needs "
             f"{needed / 1e6:.0f} MB; the recording is kept in {folder}: make room and run "
@@ -88,6 +91,7 @@ def build(folder: Path, target: Path, *, recovered: bool = False, cut_short: str
     finally:
         for stream in streams:
             stream.release()
+        temporary.unlink(missing_ok=True)  # gone already when it got its name
     seconds = (ending.stop_ns - meta.start_ns) / NS_PER_S
     lost = {s.plan.topic: s.lost_bytes for s in streams if s.lost_bytes}
     return Built(target, verdict, row_count, seconds, lost)
@@ -126,8 +130,12 @@ def room_needed(journal_bytes: int) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Disk space left for us."""
-    stats = os.statvfs(folder)
+    """Disk space left for us in a folder, which need not exist yet.
+
+    Raises:
+        OSError: neither the folder nor what it will lie in can be looked at.
+    """
+    stats = os.statvfs(next(f for f in (folder, *folder.absolute().parents) if f.exists()))
     return stats.f_bavail * stats.f_frsize
 
 
@@ -253,7 +261,10 @@ def _write_attributes(
         file.attrs[name] = value
 
 
-def _make_durable(temporary: Path, target: Path) -> None:
-    sync_path(temporary)
-    temporary.replace(target)
-    sync_path(target.parent)
+def _refuse_existing(target: Path, folder: Path) -> None:
+    """A finished episode is never written over."""
+    if target.exists():
+        raise EpisodeError(
+            f"{target} exists already and is not written over; the recording is kept in {folder}: "
+            "move the file away and run `tandem recover`"
+        )

@@ -2,31 +2,63 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recorder.episode import Episode, StreamView
-from recorder.schema import Flag
-from teleop.errors import MissingExtraError
+from recorder.episode import Episode, StreamView, find_episodes
+from recorder.schema import PARTIAL_SUFFIX, Flag
+from teleop.errors import EpisodeError, MissingExtraError
 
 SHEET_FRAMES = 6
 """Images per camera in the contact sheet."""
+LATENCY_BIN_S = 0.1
+LATENCY_KINDS = {
+    "arm state": "arm/*/state",
+    "arm command": "arm/*/command",
+    "applied": "arm/*/applied",
+    "camera": "camera/*",
+}
 NS_PER_MS = 1e6
 
 
 def summary(path: Path | str) -> str:
     """What an operator wants to know of an episode, as lines of text.
 
-    Streams that had nothing to say, such as a policy's in teleoperation, are left out.
+    Streams that had nothing to say, such as a policy's in teleoperation, are left out. Of a
+    folder of episodes: one line for each.
 
     Raises:
-        EpisodeError: the file is not a readable episode.
+        EpisodeError: the file is not a readable episode, or the folder holds none.
     """
+    path = Path(path)
+    if path.is_dir() and path.suffix != PARTIAL_SUFFIX:
+        return "\n".join(_lines(path))
     with Episode(path) as episode:
         return "\n".join([*_head(episode), *_tracking(episode), "", *_stream_table(episode)])
+
+
+def _lines(folder: Path) -> list[str]:
+    """One line per episode of a folder."""
+    paths = find_episodes(folder)
+    if not paths:
+        raise EpisodeError(f"{folder}: holds no episode")
+    return [_line(path) for path in paths]
+
+
+def _line(path: Path) -> str:
+    try:
+        with Episode(path) as episode:
+            return (
+                f"{path.name}  {episode.task:20} {episode.outcome:8} {episode.verdict.level:5}"
+                f"{episode.seconds:7.1f} s {episode.length:6d} rows"
+                f"{len(episode.verdict.reasons):4d} reasons"
+            )
+    except EpisodeError as error:
+        return f"{path.name}  unreadable: {error}"  # and the others are still listed
 
 
 def _head(episode: Episode) -> Iterator[str]:
@@ -156,6 +188,11 @@ def _seconds(episode: Episode, stamp_ns: Any) -> Any:
     return (stamp_ns - episode.start_ns) / 1e9
 
 
+def _span(axis: Any, episode: Episode) -> None:
+    """The whole episode, so that the panels can be read one above the other."""
+    axis.set_xlim(0, max(episode.seconds, 0.1))
+
+
 def _draw_sheet(panel: Any, episode: Episode) -> None:
     if not episode.cameras or episode.length == 0:
         return
@@ -183,19 +220,24 @@ def _draw_joints(panel: Any, episode: Episode, columns: int) -> None:
         axis.set_ylabel(name.replace("/", "\n"), fontsize=6, rotation=0, ha="right")
         axis.tick_params(labelsize=6)
     axes[0][0].legend(fontsize=6, loc="upper right")
+    _span(axes[0][0], episode)
 
 
 def _draw_latency(axis: Any, episode: Episode) -> None:
-    for name in episode.streams:
-        view = episode.stream(name)
-        if name.split("/")[0] in ("arm", "camera") and len(view):
-            axis.plot(
-                _seconds(episode, view.arrival_ns), _latency_ms(view), lw=0.5, label=view.name
-            )
-    axis.set_ylabel("capture to recorder, ms", fontsize=7)
+    """One line per kind of stream: the worst of its streams in each tenth of a second."""
+    bins = np.arange(int(episode.seconds / LATENCY_BIN_S) + 1)
+    for kind, pattern in LATENCY_KINDS.items():
+        worst_ms = np.full(len(bins), np.nan)
+        for name in fnmatch.filter(episode.streams, pattern):
+            view = episode.stream(name)
+            bin_of = (_seconds(episode, view.arrival_ns) // LATENCY_BIN_S).astype(int)
+            within = (bin_of >= 0) & (bin_of < len(bins))
+            np.fmax.at(worst_ms, bin_of[within], _latency_ms(view)[within])
+        axis.plot((bins + 0.5) * LATENCY_BIN_S, worst_ms, lw=0.8, label=kind)
+    axis.set_ylabel("capture to recorder,\nworst of all, ms", fontsize=7)
     axis.tick_params(labelsize=6)
-    if axis.lines:
-        axis.legend(fontsize=5, ncols=2, loc="upper right")
+    axis.legend(fontsize=6, loc="upper right")
+    _span(axis, episode)
 
 
 def _draw_gaps(axis: Any, episode: Episode) -> None:
@@ -203,11 +245,13 @@ def _draw_gaps(axis: Any, episode: Episode) -> None:
     names = [name for name in episode.streams if episode.on_rows(name)]
     names = [name for name in names if episode.stream(name).nominal_hz is not None]
     time_s = _seconds(episode, episode.rows_stamp_ns)
-    for level, name in enumerate(names):
-        flagged = episode.flags(name) != 0
+    flagged_rows = {name: episode.flags(name) != 0 for name in names}
+    for level, flagged in enumerate(flagged_rows.values()):
         axis.plot(time_s[flagged], np.full(int(flagged.sum()), level), "|", ms=5, color="C3")
     axis.set_yticks(range(len(names)), names, fontsize=6)
     axis.set_ylim(-0.5, max(len(names) - 0.5, 0.5))
-    axis.set_xlim(0, max(episode.seconds, 0.1))
+    if not any(flagged.any() for flagged in flagged_rows.values()):
+        axis.text(0.5, 0.5, "no flags", transform=axis.transAxes, ha="center", va="center")
+    _span(axis, episode)
     axis.set_xlabel("s   (marks: rows with a missing, stale, repeated, lost or frozen sample)")
     axis.tick_params(labelsize=6)

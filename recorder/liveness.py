@@ -94,6 +94,14 @@ class Watch:
             if self._plans[topic].nominal_hz is not None
         }
 
+    def slowest(self) -> list[str]:
+        """The lowest rate among the arms' states and among the cameras, in words."""
+        hz_of = self.rates_hz()
+        arms = [hz for t, hz in hz_of.items() if t.startswith("arm/") and t.endswith("/state")]
+        cameras = [hz for t, hz in hz_of.items() if t.startswith("camera/")]
+        named = (("arms", arms), ("cameras", cameras))
+        return [f"{name} {min(rates):.0f} Hz" for name, rates in named if rates]
+
     def bytes_for(self, seconds: float) -> int:
         """Disk space that an episode of this length takes, from the images seen lately."""
         per_second = 0.0

@@ -7,7 +7,7 @@ is told on ``recorder/event``:
 
 - ``started``: detail is the folder of journals;
 - ``stopped``: nothing more is recorded, saving has begun;
-- ``refused``: detail is why;
+- ``refused``: a start or a stop is not obeyed, detail is why;
 - ``saved``: detail is JSON with ``path``, ``verdict``, ``reasons``, ``rows`` and ``seconds``;
 - ``failed``: recording or saving broke off, detail says what happened and what is kept where;
 - ``note``: an episode was discarded, or a cut-off one was finished after all.
@@ -53,6 +53,7 @@ class RecorderNode:
         calibration: Snapshot of the calibration results, stored in each episode.
         origin: Job and emulated scene, stored in each episode.
         now_ns: The present time.
+        max_seconds: Longest episode of the job; None for the task's own.
 
     Raises:
         UnknownNameError: the rig has no such task.
@@ -68,6 +69,7 @@ class RecorderNode:
         calibration: dict[str, Any],
         origin: Origin,
         now_ns: int,
+        max_seconds: float | None = None,
     ) -> None:
         if task not in rig.tasks:
             raise UnknownNameError("task", task, rig.tasks)
@@ -78,6 +80,7 @@ class RecorderNode:
         self._operator = operator
         self._calibration = calibration
         self._origin = origin
+        self._longest_s = max_seconds or rig.tasks[task].max_seconds
         # looked up once: a start must be quick
         self._version = software_version()
         self._rig_content = rig.model_dump(mode="json")
@@ -135,13 +138,17 @@ class RecorderNode:
         match event.kind:
             case "start" if self._is_current(event):
                 self._say_started(now_ns, out)
-            case "start" if event.episode not in self._ended:
+            case "start" if event.episode in self._ended:
+                self._refuse(event, f"episode {event.episode} has ended already", now_ns, out)
+            case "start":
                 self._start(event, received, now_ns, out)
+            case "stop" if self._is_current(event):
+                self._close_recording()
+                out.append(self._say("stopped", event.episode, event.task, now_ns))
+            case "stop" if event.episode in self._ended:
+                out.append(self._say("stopped", event.episode, event.task, now_ns))
             case "stop":
-                if self._is_current(event):
-                    self._close_recording()
-                if event.episode in self._ended:
-                    out.append(self._say("stopped", event.episode, event.task, now_ns))
+                self._refuse(event, "no such episode is being recorded", now_ns, out)
             case "discard":
                 self._discard(event, now_ns, out)
 
@@ -161,7 +168,7 @@ class RecorderNode:
             log.warning("start of episode %d ends episode %d", event.episode, self._current())
             self._close_recording()
         if reason := self._obstacle(now_ns):
-            out.append(self._say("refused", event.episode, event.task, now_ns, detail=reason))
+            self._refuse(event, reason, now_ns, out)
             return
         try:
             recording = Recording(
@@ -169,7 +176,7 @@ class RecorderNode:
             )
         except (OSError, RecordingError) as error:
             reason = f"{self._out} cannot be written to: {_words(error)}; choose another --out"
-            out.append(self._say("refused", event.episode, event.task, now_ns, detail=reason))
+            self._refuse(event, reason, now_ns, out)
             return
         self._recording = recording
         # what was known at the start is part of the episode: rows can begin at once
@@ -178,6 +185,9 @@ class RecorderNode:
         self._append(topics.SESSION_EVENT, received, now_ns, out)
         if self._recording is not None:
             self._say_started(now_ns, out)
+
+    def _refuse(self, event: EpisodeEvent, reason: str, now_ns: int, out: Outputs) -> None:
+        out.append(self._say("refused", event.episode, event.task, now_ns, detail=reason))
 
     def _say_started(self, now_ns: int, out: Outputs) -> None:
         assert self._recording is not None
@@ -188,17 +198,17 @@ class RecorderNode:
         """Why no episode can start now; empty when nothing is in the way."""
         if silent := self._watch.silent(now_ns):
             return "; ".join(silent)
-        seconds = self._rig.tasks[self._task].max_seconds
-        needed = self._watch.bytes_for(seconds) + self._saver.bytes_needed
+        needed = self._watch.bytes_for(self._longest_s) + self._saver.bytes_needed
         needed += self._rig.recording.min_free_bytes
         try:
-            free = free_bytes(_existing(self._out))
+            free = free_bytes(self._out)
         except OSError as error:
             return f"{self._out} cannot be looked at: {_words(error)}"
         if free < needed:
             return (
                 f"the disk of {self._out} has {free / 1e9:.1f} GB free and an episode of "
-                f"{seconds:g} s needs {needed / 1e9:.1f} GB; make room or choose another --out"
+                f"{self._longest_s:g} s needs {needed / 1e9:.1f} GB; make room "
+                "or choose another --out"
             )
         return ""
 
@@ -308,11 +318,11 @@ class RecorderNode:
         rates_hz = self._watch.rates_hz()
         values = {f"rate_hz.{topic}": hz for topic, hz in rates_hz.items()}
         try:
-            free = free_bytes(_existing(self._out))
+            free = free_bytes(self._out)
         except OSError as error:
             return NodeHealth(False, "idle", f"{self._out}: {_words(error)}", values)
         values["disk_free_bytes"] = float(free)
-        words = [*_slowest(rates_hz), f"{free / 1e9:.1f} GB free"]
+        words = [*self._watch.slowest(), f"{free / 1e9:.1f} GB free"]
         state = "saving" if self._saver.busy else "idle"
         recording = self._recording
         if recording is not None:
@@ -361,7 +371,7 @@ def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
 
 def build(name: str, context: NodeContext) -> RecorderNode:
     """Make the node from its options: ``out`` and ``task``, and where they apply ``operator``,
-    ``calibration``, ``job``, ``seed`` and ``first_episode``."""
+    ``calibration``, ``job``, ``seed``, ``first_episode`` and ``max_seconds``."""
     options = context.options
     return RecorderNode(
         name,
@@ -376,23 +386,8 @@ def build(name: str, context: NodeContext) -> RecorderNode:
             cast(int, options.get("first_episode", 0)),
         ),
         context.clock.now_ns(),
+        cast(float | None, options.get("max_seconds")),
     )
-
-
-def _slowest(rates_hz: dict[str, float]) -> list[str]:
-    """The lowest rate among the arms' states and among the cameras, in words."""
-    arms = [hz for t, hz in rates_hz.items() if t.startswith("arm/") and t.endswith("/state")]
-    cameras = [hz for t, hz in rates_hz.items() if t.startswith("camera/")]
-    named = (("arms", arms), ("cameras", cameras))
-    return [f"{name} {min(rates):.0f} Hz" for name, rates in named if rates]
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that exists."""
-    for candidate in (folder, *folder.parents):
-        if candidate.exists():
-            return candidate
-    return Path("/")
 
 
 def _words(error: Exception) -> str:

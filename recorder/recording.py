@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,7 @@ class Recording:
 
     Raises:
         OSError: the folder cannot be written to.
+        RecordingError: another program took the new folder.
     """
 
     def __init__(self, out: Path, meta: Meta, sync_s: float) -> None:
@@ -102,17 +104,17 @@ class Recording:
         self.cut_short = ""
         self._journals: dict[str, JournalWriter] = {}
         self._meta_synced = False
-        try:
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             self.lock = FolderLock(self.folder)
+            undo.callback(self.lock.release)
+            undo.callback(self._close_journals)
             meta.write(self.folder)
             for plan in meta.streams:
                 path = self.folder / journal_name(plan.topic)
                 self._journals[plan.topic] = JournalWriter(path, plan.topic)
-        except OSError:
-            self._close_journals()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise
-        self._timer = SyncTimer(self.sync, sync_s)
+            self._timer = SyncTimer(self.sync, sync_s)
+            undo.pop_all()  # nothing failed
 
     def append(self, topic: str, received: Received) -> None:
         """Write one message.

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from recorder import schema
 from recorder.builder import Built, build
+from recorder.episode import Episode
+from recorder.meta import Meta
 from recorder.recording import FolderLock
 from teleop.clock import MonotonicClock, ns_from_s
 from teleop.errors import EpisodeError, RecordingError, TandemError
@@ -66,6 +68,9 @@ def _recover_one(folder: Path) -> Recovered:
         return Recovered(folder, None, str(error), ok=False)
     try:
         if target.exists():
+            if not _is_same(folder, target):
+                words = f"{target} is another episode than {folder}; move it away and try again"
+                return Recovered(folder, None, words, ok=False)
             # the file gets its name only when complete: the folder was being deleted
             shutil.rmtree(folder)
             return Recovered(folder, target, f"{target.name}: was complete already")
@@ -78,6 +83,19 @@ def _recover_one(folder: Path) -> Recovered:
     finally:
         lock.release()
     return Recovered(folder, target, _describe(built))
+
+
+def _is_same(folder: Path, target: Path) -> bool:
+    """Whether a finished file was made from these journals.
+
+    Raises:
+        EpisodeError: the file is no episode.
+    """
+    if not (folder / schema.META_NAME).exists():
+        return True  # written first of all, so what is left of the folder was being deleted
+    meta = Meta.read(folder)
+    with Episode(target) as episode:
+        return (episode.start_ns, episode.wall_start) == (meta.start_ns, meta.wall_start)
 
 
 def _lock_of(folder: Path) -> FolderLock:

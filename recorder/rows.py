@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ _CUT = int(Limited.POSITION | Limited.STEP)
 CUT_COUNTS_RAD = 0.1
 """A leader reaches a few degrees beyond its follower's range when both rest; what is cut
 there is below this, and no more than the servos' own lag in motion."""
+MAX_SLIPPED_S = 0.05
+"""What an emulation may lose against the clock: about one camera frame."""
 
 
 def write(parent: h5py.Group, name: str, values: NDArray[Any], units: str) -> h5py.Dataset:
@@ -221,7 +224,12 @@ def _facts(
         limited=limited,
         leader_of=_led(rig, streams),
         joint_names={arm: joint_names(rig, arm) for arm in rig.arms},
-        extra=[*complaints, *_faults(rig, streams)],
+        extra=[
+            *complaints,
+            *_faults(rig, streams),
+            *_emergency_stop(streams, span_ns),
+            *_slips(streams),
+        ],
     )
 
 
@@ -236,6 +244,34 @@ def _faults(rig: Rig, streams: Mapping[str, Stream]) -> Iterator[Complaint]:
         if len(in_fault):
             words = bytes(details[in_fault[0]]).decode("utf-8", "replace")
             yield Complaint("fail", f"{arm}: fault: {words}")
+
+
+def _emergency_stop(
+    streams: Mapping[str, Stream], span_ns: tuple[int, int]
+) -> Iterator[Complaint]:
+    """The last thing that this episode shows is not the end of a task."""
+    stream = streams.get(topics.SESSION_STOP)
+    if stream is None or "engaged" not in stream.columns:
+        return
+    stamp_ns = stream.stamps.stamp_ns
+    within = (stamp_ns >= span_ns[0]) & (stamp_ns <= span_ns[1])
+    if (within & (stream.columns["engaged"][0] != 0)).any():
+        yield Complaint("warn", "ended by emergency stop")
+
+
+def _slips(streams: Mapping[str, Stream]) -> Iterator[Complaint]:
+    """An emulation that lost time: its arms jumped while the clock went on."""
+    stream = streams.get(topics.node_health("emulator"))
+    if stream is None or "values" not in stream.columns:
+        return
+    values = (json.loads(bytes(text)) for text in stream.columns["values"][0])
+    slipped_s = [v["slipped_s"] for v in values if "slipped_s" in v]
+    if slipped_s and (more_s := slipped_s[-1] - slipped_s[0]) > MAX_SLIPPED_S:
+        yield Complaint(
+            "warn",
+            f"the emulation slipped {more_s:.1f} s behind real time: "
+            "this machine is too slow for it",
+        )
 
 
 def _limited_rows(

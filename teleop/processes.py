@@ -2,7 +2,7 @@
 
 The supervisor starts ``python -m teleop.processes NAME`` with the node's description on standard
 input and reads one line of JSON from its standard output: ``{"ready": true}`` or
-``{"error": "..."}``. The child ignores Ctrl-C (the supervisor decides the order in which
+``{"error": "..."}``. An unexpected error leaves its traceback in the log. The child ignores Ctrl-C (the supervisor decides the order in which
 nodes stop), ends on SIGTERM, and ends by itself when the supervisor has gone.
 """
 
@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -123,11 +124,16 @@ class NodeLoop:
 
 
 class StopRequest:
-    """Set by SIGTERM, or when the parent process has gone."""
+    """Set by SIGTERM, or when the supervisor has gone.
 
-    def __init__(self) -> None:
+    Args:
+        supervisor: Its process id. It is told rather than asked of the system, because it may
+            have died while this process was importing.
+    """
+
+    def __init__(self, supervisor: int) -> None:
         self._asked = False
-        self._parent = os.getppid()
+        self._supervisor = supervisor
         self._clock = MonotonicClock()
         self._parent_ticker = Ticker(ns_from_s(PARENT_CHECK_S), self._clock.now_ns())
         signal.signal(signal.SIGTERM, self._ask)
@@ -141,7 +147,7 @@ class StopRequest:
         now_ns = self._clock.now_ns()
         if self._parent_ticker.due(now_ns):
             self._parent_ticker.advance(now_ns)
-            if os.getppid() != self._parent:
+            if os.getppid() != self._supervisor:
                 log.error("the supervisor has gone; stopping")
                 self._asked = True
         return self._asked
@@ -160,32 +166,29 @@ def take_priority(group: StopGroup) -> None:
         log.info("no right to raise the priority to nice %d; see ulimit -e", NICE[group])
 
 
-def run_child(spec: NodeSpec, rig: Rig, ready: Callable[[], None]) -> None:
+def run_child(spec: NodeSpec, rig: Rig, supervisor: int, ready: Callable[[], None]) -> None:
     """Build the node, run it until told to stop, close it whatever happens."""
-    stop = StopRequest()
+    stop = StopRequest(supervisor)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if spec.group == "world":
         take_priority(spec.group)  # at once: what it starts inherits it
     with Bus(rig) as bus:
         node = build_node(spec, NodeContext(rig, MonotonicClock(), None, spec.options))
         try:
-            loop = NodeLoop(node, rig, bus)
-        except TandemError:
-            node.close()
-            raise
-        # Not before: imports and set-up of one node must not hold up another's control loop.
-        take_priority(spec.group)
-        ready()
-        try:
-            loop.run(stop)
+            with closing(NodeLoop(node, rig, bus)) as loop:
+                # Not before: imports and set-up of one node must not hold up another's loop.
+                take_priority(spec.group)
+                ready()
+                loop.run(stop)
         finally:
             node.close()
-            loop.close()
 
 
 def spec_as_json(spec: NodeSpec, rig: Rig) -> str:
-    """What the supervisor writes to the child's standard input."""
-    return json.dumps({"spec": asdict(spec), "rig": rig.model_dump(mode="json")})
+    """What the supervisor, which is the caller, writes to the child's standard input."""
+    return json.dumps(
+        {"spec": asdict(spec), "rig": rig.model_dump(mode="json"), "parent": os.getpid()}
+    )
 
 
 def main() -> int:
@@ -203,7 +206,7 @@ def main() -> int:
         answer.flush()
 
     try:
-        run_child(spec, rig, lambda: say({"ready": True}))
+        run_child(spec, rig, description["parent"], lambda: say({"ready": True}))
     except TandemError as error:
         say({"error": str(error)})
         log.error("%s: %s", spec.name, error)

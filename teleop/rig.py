@@ -8,6 +8,7 @@ replaced, and ``null`` removes a key. Checks across parts live in
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,16 @@ Vector = tuple[float, ...]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ServoId = Annotated[int, Field(ge=0, le=252)]
+Angle = Annotated[float, Field(ge=-2 * math.pi, le=2 * math.pi)]
+"""Joint or servo angle, rad: one turn each way. Servos of these arms do a single turn, so more
+is degrees, or a slip of the decimal point."""
+ServoSpeed = Annotated[float, Field(gt=0, le=10.0)]
+"""rad/s. The fastest servo of these arms turns 4.8 without load (XM430-W350, 46 rpm; XM540-W270:
+30 rpm, 3.14; ROBOTIS e-manual), here doubled: above that a limit limits nothing."""
+ServoAcceleration = Annotated[float, Field(gt=0, le=200.0)]
+"""rad/s^2. From rest to the fastest servo's speed in 24 ms; above that a limit limits nothing."""
+ApproachSpeed = Annotated[float, Field(gt=0, le=3.14)]
+"""rad/s, of moves that nobody steers by hand: at most the slowest servo's full speed."""
 
 
 class Model(BaseModel):
@@ -32,8 +43,8 @@ class ServoJoint(Model):
     id: ServoId
     servo: str
     """Servo model, for example ``XM540-W270``; checked by ping at start."""
-    min_rad: float
-    max_rad: float
+    min_rad: Angle
+    max_rad: Angle
     reverse: bool = False
     """Drive mode bit 0 of the servo with ``id``."""
     shadow_id: ServoId | None = None
@@ -42,9 +53,9 @@ class ServoJoint(Model):
     position_p: int | None = Field(default=None, ge=0, le=16383)
     """Position gain register 84; None keeps the servo's factory gain."""
     position_d: int | None = Field(default=None, ge=0, le=16383)
-    max_velocity_rad_s: Positive | None = None
+    max_velocity_rad_s: ServoSpeed | None = None
     """Overrides the model-wide limit."""
-    max_acceleration_rad_s2: Positive | None = None
+    max_acceleration_rad_s2: ServoAcceleration | None = None
 
 
 class ServoGripper(Model):
@@ -52,8 +63,8 @@ class ServoGripper(Model):
 
     id: ServoId
     servo: str
-    closed_rad: float
-    open_rad: float
+    closed_rad: Angle
+    open_rad: Angle
     reverse: bool = False
     operating_mode: Literal["position", "current_based_position"] = "position"
     current_limit_a: Positive | None = None
@@ -71,8 +82,8 @@ class DynamixelArmModel(Model):
     driver: Literal["dynamixel"] = "dynamixel"
     joints: tuple[ServoJoint, ...] = Field(min_length=1)
     gripper: ServoGripper | None = None
-    max_velocity_rad_s: Positive
-    max_acceleration_rad_s2: Positive
+    max_velocity_rad_s: ServoSpeed
+    max_acceleration_rad_s2: ServoAcceleration
     profile_velocity_rad_s: float = Field(default=0.0, ge=0)
     """Servo motion profile, register 112; 0 is unlimited (our limits shape the motion)."""
     profile_acceleration_rad_s2: float = Field(default=0.0, ge=0)
@@ -91,9 +102,9 @@ class DynamixelArm(Model):
     baud: int = 1_000_000
     leader: Name | None = None
     """For a follower: the leader arm it mirrors in teleoperation."""
-    gripper_closed_rad: float | None = None
+    gripper_closed_rad: Angle | None = None
     """This arm's own gripper calibration, before the model's."""
-    gripper_open_rad: float | None = None
+    gripper_open_rad: Angle | None = None
     read_timeout_s: Positive = 0.008
     """Time beyond the wire time that a group read may take before it counts as failed."""
     read_retries: int = Field(default=1, ge=0, le=5)
@@ -132,7 +143,8 @@ Camera = OpenCvCamera
 class Rates(Model):
     """Loop rates of the rig."""
 
-    arm_hz: Positive = 100.0
+    arm_hz: Positive = Field(default=100.0, le=1000)
+    """Beyond 1 kHz no bus of these servos answers: a group read alone takes over a millisecond."""
     row_hz: Positive = 50.0
     """The aligned grid of an episode."""
     health_hz: Positive = 5.0
@@ -141,26 +153,34 @@ class Rates(Model):
 
 
 class Safety(Model):
-    """Limits that hold for whoever commands an arm."""
+    """Limits that hold for whoever commands an arm, each with a bound that keeps it a limit."""
 
-    stale_command_s: Positive = 0.1
-    engage_max_rad: Positive = 0.5
-    """Refuse to engage when a joint differs more than this from its command."""
-    engage_velocity_rad_s: Positive = 0.8
+    stale_command_s: Positive = Field(default=0.1, le=1)
+    """Age at which a command is no longer obeyed; in a second an arm crosses its workspace."""
+    engage_max_rad: Positive = Field(default=0.5, le=math.pi)
+    """Refuse to engage when a joint differs more than this from its command; half a turn is
+    all that a joint can differ by."""
+    engage_velocity_rad_s: ApproachSpeed = 0.8
     """Joint speed cap while closing the remaining difference after engaging."""
-    homing_velocity_rad_s: Positive = 0.8
-    max_step_rad: Positive = 0.2
-    """Largest change of a joint command from one control tick to the next."""
+    homing_velocity_rad_s: ApproachSpeed = 0.8
+    max_step_rad: Positive = Field(default=0.2, le=0.5)
+    """Largest change of a joint command from one control tick to the next; half a radian is
+    more than the fastest servo turns in a tenth of a second."""
     bus_watchdog_s: float = Field(default=0.2, ge=0.02, le=2.54)
     """Servo register 98 on followers: silence that makes the servos stop by themselves."""
-    max_temperature_c: Positive = 70.0
+    max_temperature_c: Positive = Field(default=70.0, le=85)
+    """The servos switch themselves off at 80 (register 31); far above, nobody is ever warned."""
     min_voltage_v: Positive = 9.5
-    stop_silence_s: Positive = 0.5
-    """Arms hold when the session's stop state has not been heard for this long."""
+    stop_silence_s: Positive = Field(default=0.5, le=2)
+    """Arms hold when the session's stop state, sent 20 times a second, has not been heard for
+    this long."""
 
 
 class Keys(Model):
-    """Keys of the operator's terminal: one character, or ``enter``, ``space``, ``esc``, ``tab``."""
+    """Keys of the operator's terminal: one character, or ``enter``, ``space``, ``esc``, ``tab``.
+
+    Upper and lower case are the same key.
+    """
 
     start: str = "enter"
     stop: str = "space"

@@ -123,6 +123,11 @@ def _operator_faults(rig: Rig) -> Iterator[str]:
     for key in _repeated(list(keys.values())):
         users = ", ".join(name for name, value in keys.items() if value == key)
         yield f"operator.keys: {key!r} is used for {users}"
+    spellings = set(keys.values())
+    for folded in _repeated([key.casefold() for key in spellings]):
+        alike = {name: key for name, key in keys.items() if key.casefold() == folded}
+        users = ", ".join(f"{name} {key!r}" for name, key in alike.items())
+        yield f"operator.keys: {users} differ only by case, and are the same key"
     for name, key in keys.items():
         if len(key) != 1 and key not in ("enter", "space", "esc", "tab"):
             yield f"operator.keys.{name}: {key!r} is not one character, enter, space, esc or tab"

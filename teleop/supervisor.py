@@ -79,6 +79,9 @@ class Supervisor:
                 self._await_ready(spec.name, deadline_ns)
 
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
+        # A process group of its own keeps Ctrl-C in the terminal from the child, which cannot
+        # ignore it before its imports are through. Not a session of its own: the system may
+        # schedule those as equals whatever their priority (autogroup).
         with (self._log_dir / f"{spec.name}.log").open("wb") as node_log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "teleop.processes", spec.name],  # the name is for ps
@@ -86,11 +89,18 @@ class Supervisor:
                 stdout=subprocess.PIPE,
                 stderr=node_log,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                process_group=0,
             )
-        stdin = process.stdin
-        assert stdin is not None
-        stdin.write(spec_as_json(spec, self._rig).encode())
-        stdin.close()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin as stdin:
+                stdin.write(spec_as_json(spec, self._rig).encode())
+        except OSError as error:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            raise self._died_starting(spec.name) from error
         return process
 
     def _await_ready(self, name: str, deadline_ns: int) -> None:
@@ -105,9 +115,7 @@ class Supervisor:
         line = answer.readline()
         if not line:
             process.wait()
-            raise NodeFailedError(
-                f"node {name} died while starting: {self._last_words(name)}; see {self._log(name)}"
-            )
+            raise self._died_starting(name)
         said = json.loads(line)
         if "error" in said:
             raise NodeFailedError(f"{name}: {said['error']}")
@@ -159,6 +167,11 @@ class Supervisor:
     def pid(self, name: str) -> int:
         """The process id of a node."""
         return self._processes[name].pid
+
+    def _died_starting(self, name: str) -> NodeFailedError:
+        return NodeFailedError(
+            f"node {name} died while starting: {self._last_words(name)}; see {self._log(name)}"
+        )
 
     def _log(self, name: str) -> Path:
         return self._log_dir / f"{name}.log"
