@@ -34,7 +34,6 @@ from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 from teleop.topics import TASK_STATE, camera_frame
 
-
 Outcome = Literal["success", "failure", "unknown"]
 
 LEARNED_OUTCOMES: tuple[Outcome, ...] = ("success",)

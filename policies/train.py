@@ -141,7 +141,8 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
         show: Draw progress bars on standard error.
 
     Raises:
-        PolicyError: unusable data or options, a policy that would be lost, or a loss that is no longer a number.
+        PolicyError: unusable data or options, a policy in the way, or a loss that is no longer
+            a number.
     """
     if args.blind and args.object_pose:
         raise PolicyError("--blind and --object-pose exclude each other; give one of them")
@@ -207,8 +208,9 @@ def fit(network: Family, data: TrainingData, args: TrainArgs[Any], show: bool) -
             recent.append(value)
             bar.update()
             if step % args.log_every == 0 or step == args.steps:
-                held_out = data.validation
-                held_back = held_out and validation_loss(network, held_out, prepare)
+                held_back = None
+                if data.validation is not None:
+                    held_back = validation_loss(network, data.validation, prepare)
                 metrics.append(Metric(step, float(np.mean(recent)), held_back, rate))
                 shown = "none" if held_back is None else f"{held_back:.4f}"
                 bar.set_postfix(loss=f"{np.mean(recent):.4f}", validation=shown)
@@ -268,8 +270,9 @@ def draw_curve(path: Path, metrics: Sequence[Metric], title: str) -> None:
     axes = figure.subplots()
     steps = [metric.step for metric in metrics]
     axes.plot(steps, [metric.train_loss for metric in metrics], label="training")
-    if metrics[-1].validation_loss is not None:
-        axes.plot(steps, [m.validation_loss for m in metrics], label="held-back episodes")
+    held_back = [m.validation_loss for m in metrics if m.validation_loss is not None]
+    if held_back:
+        axes.plot(steps, held_back, label="held-back episodes")
     axes.set(xlabel="step", ylabel="L1 of normalised actions", yscale="log", title=title)
     axes.grid(True, alpha=0.3)
     axes.legend()

@@ -106,7 +106,10 @@ class RecorderNode:
             self._take(inputs, taken_ns, event.arrival_ns, now_ns, out)
             taken_ns = event.arrival_ns
             self._append_event(event, now_ns, out)
-            self._obey(cast(EpisodeEvent, event.message), event, now_ns, out)
+            message = cast(EpisodeEvent, event.message)
+            if message.kind == "stop" and self._is_current(message):
+                self._take_stops(inputs, event, now_ns, out)
+            self._obey(message, event, now_ns, out)
         self._take(inputs, taken_ns, now_ns, now_ns, out)
         if self._watch.tick(now_ns) and self._recording is not None:
             self._check_disk(now_ns, out)
@@ -126,6 +129,13 @@ class RecorderNode:
                     self._watch.hear(topic, received)
                     self._append(topic, received, now_ns, out)
 
+    def _take_stops(self, inputs: Inputs, event: Received, now_ns: int, out: Outputs) -> None:
+        """Write the emergency stop that ends an episode: said with the event, read after it."""
+        for stop in inputs.received(topics.SESSION_STOP):
+            said_with_it = stop.message.stamp_ns <= event.message.stamp_ns
+            if said_with_it and stop.arrival_ns > event.arrival_ns:
+                self._append(topics.SESSION_STOP, stop, now_ns, out)
+
     def _append(self, topic: str, received: Received, now_ns: int, out: Outputs) -> None:
         if self._recording is None:
             return
@@ -142,10 +152,9 @@ class RecorderNode:
                 self._refuse(event, f"episode {event.episode} has ended already", now_ns, out)
             case "start":
                 self._start(event, received, now_ns, out)
-            case "stop" if self._is_current(event):
-                self._close_recording()
-                out.append(self._say("stopped", event.episode, event.task, now_ns))
-            case "stop" if event.episode in self._ended:
+            case "stop" if self._is_current(event) or event.episode in self._ended:
+                if self._is_current(event):
+                    self._close_recording()
                 out.append(self._say("stopped", event.episode, event.task, now_ns))
             case "stop":
                 self._refuse(event, "no such episode is being recorded", now_ns, out)
@@ -246,9 +255,8 @@ class RecorderNode:
         recording.cut_short = reason
         detail = f"recording broke off after {seconds:.1f} s, which are kept: {reason}"
         log.error("episode %d: %s", recording.meta.episode, detail)
-        out.append(
-            self._say("failed", recording.meta.episode, recording.meta.task, now_ns, detail=detail)
-        )
+        meta = recording.meta
+        out.append(self._say("failed", meta.episode, meta.task, now_ns, detail=detail))
         self._close_recording()
 
     def _check_disk(self, now_ns: int, out: Outputs) -> None:
@@ -257,11 +265,8 @@ class RecorderNode:
         needed = room_needed(self._recording.bytes) + self._saver.bytes_needed
         free = free_bytes(self._recording.folder)
         if free < needed:
-            self._break_off(
-                f"the disk has {free / 1e6:.0f} MB left, which finishing the episode needs",
-                now_ns,
-                out,
-            )
+            reason = f"the disk has {free / 1e6:.0f} MB left, which finishing the episode needs"
+            self._break_off(reason, now_ns, out)
 
     def _discard(self, event: EpisodeEvent, now_ns: int, out: Outputs) -> None:
         try:
@@ -286,9 +291,8 @@ class RecorderNode:
     def _report(self, saved: Saved, now_ns: int) -> tuple[str, EpisodeEvent]:
         episode, task, built = saved.episode, saved.task, saved.built
         if saved.discarded:
-            return self._say(
-                "note", episode, task, now_ns, detail=f"discarded {saved.kept_at.name}"
-            )
+            detail = f"discarded {saved.kept_at.name}"
+            return self._say("note", episode, task, now_ns, detail=detail)
         if built is None:
             return self._say("failed", episode, task, now_ns, detail=saved.error)
         if saved.cut_short:

@@ -246,9 +246,7 @@ def _faults(rig: Rig, streams: Mapping[str, Stream]) -> Iterator[Complaint]:
             yield Complaint("fail", f"{arm}: fault: {words}")
 
 
-def _emergency_stop(
-    streams: Mapping[str, Stream], span_ns: tuple[int, int]
-) -> Iterator[Complaint]:
+def _emergency_stop(streams: Mapping[str, Stream], span_ns: tuple[int, int]) -> Iterator[Complaint]:
     """The last thing that this episode shows is not the end of a task."""
     stream = streams.get(topics.SESSION_STOP)
     if stream is None or "engaged" not in stream.columns:

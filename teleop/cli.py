@@ -253,7 +253,7 @@ def _run_inspect(args: argparse.Namespace, rest: list[str]) -> int:
         return 1 if faults else 0
     inspect = importlib.import_module("recorder.inspect")
     print(inspect.summary(args.episode))
-    if not args.no_picture:
+    if not args.no_picture and not args.episode.is_dir():
         picture = args.picture or args.episode.with_suffix(".png")
         inspect.write_picture(args.episode, picture)
         print(f"picture: {picture}")

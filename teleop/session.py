@@ -116,7 +116,6 @@ class SessionNode:
         """
         if self._phase_since_ns is None:
             self._phase_since_ns = now_ns
-        outputs: Outputs = []
         before = (self.phase, self._episode)
         self._listen(inputs, now_ns)
         # A signal handler may ask for more at any moment.
@@ -124,15 +123,15 @@ class SessionNode:
         for action in actions:
             self._do(action, now_ns)
         getattr(self, f"_in_{self.phase}")(now_ns)
-        outputs += self._recorder.due(now_ns)
         if self._said is None:
             self._said = Ticker(ns_from_s(1 / self._rig.rates.phase_hz), now_ns)
         due = self._said.due(now_ns)
         if due:
             self._said.advance(now_ns)
+        outputs: Outputs = []
         if due or before != (self.phase, self._episode):
-            outputs += self._state(now_ns)
-        return outputs
+            outputs += self._state(now_ns)  # first: an emergency stop belongs to its episode
+        return outputs + self._recorder.due(now_ns)
 
     def health(self, now_ns: int) -> NodeHealth:
         """The phase, for other nodes' logs."""

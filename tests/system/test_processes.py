@@ -98,6 +98,8 @@ def test_a_polite_signal_keeps_the_episode_and_ends_every_process(
     """Ctrl-C, kill and a dropped connection end the session in order."""
     with recording(tmp_path) as process:
         nodes = processes_under(process.pid)
+        # What a terminal sends on Ctrl-C goes to a whole process group: to the supervisor only.
+        assert all(os.getpgid(pid) == pid for pid in nodes.values())
         process.send_signal(signum)
         process.wait(PATIENCE_S)
         assert not any(running(pid) for pid in nodes.values())

@@ -129,6 +129,40 @@ def test_the_command_line_leaves_a_policy_with_its_curve(folder: Path, tmp_path:
     assert load_policy(out).contract.cameras == ()
 
 
+def test_the_command_line_tells_what_was_left_out_and_held_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once each, in words; without held-back episodes the loss is no number anywhere."""
+    for episode, outcome in enumerate(("success", "success", "unknown")):
+        write_episode(tmp_path, episode, outcome=outcome)
+    options = ["--data", str(tmp_path), "--steps", "4", "--image-size", "24", "32", "--blind"]
+
+    def said(run: str, *more: str) -> str:
+        assert main(["bc", *options, "--out", str(tmp_path / run), *more]) == 0
+        return capsys.readouterr().out
+
+    first = said("a", "--holdout", "0")
+    assert first.count("left out 1 of 3 episodes: 1 unknown outcome") == 1
+    assert "no held-back episodes" in first
+    assert "nan" not in first.lower()
+    assert "NaN" not in (tmp_path / "a" / "policy.json").read_text()
+    second = said("b", "--holdout", "0.4", "--outcomes", "success", "unknown")
+    assert "left out" not in second
+    assert "held-back loss 0." in second
+
+
+def test_a_policy_is_not_overwritten_unasked(folder: Path, tmp_path: Path) -> None:
+    """Refused before anything is read or written; ``--overwrite`` replaces it."""
+    brief = {"steps": 2, "log_every": 2}
+    train("bc", args(folder, tmp_path, **brief), show=False)
+    before = (tmp_path / "policy.json").read_bytes()
+    with pytest.raises(PolicyError, match=r"holds a policy already.*--overwrite"):
+        train("bc", args(tmp_path / "none", tmp_path, **brief), show=False)
+    assert (tmp_path / "policy.json").read_bytes() == before
+    train("bc", args(folder, tmp_path, seed=1, overwrite=True, **brief), show=False)
+    assert (tmp_path / "policy.json").read_bytes() != before
+
+
 def test_a_loss_that_is_no_number_stops_training(folder: Path, tmp_path: Path) -> None:
     """The error names the step; no checkpoint is written."""
     diverging = args(folder, tmp_path / "run", learning_rate=float("inf"))

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from policy_episodes import CAMERA, action_of, image_of, place_of, small_rig, write_episode
 
 from policies.dataset import DataOptions, TrainingData, data_hash, load
 from policies.normalisation import STD_FLOOR, column_statistics
+from recorder.quality import Verdict
 from teleop.errors import PolicyError, UnknownNameError
 
 ROWS = 40
@@ -111,13 +113,51 @@ def test_the_hash_changes_with_the_data(folder: Path, tmp_path: Path) -> None:
     assert data_hash(paths) != data_hash(paths[:-1])
 
 
-def test_failed_episodes_are_left_out(tmp_path: Path) -> None:
-    """Only successes and unlabelled episodes are learned from; none left is an error."""
+def fail_verdict(path: Path) -> None:
+    """As the recorder leaves an episode of poor quality."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["verdict"] = Verdict("fail", ("bad",)).to_json()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A failure, an unlabelled episode, and a success that the recorder calls bad."""
     write_episode(tmp_path, 0, outcome="failure")
-    with pytest.raises(PolicyError, match="no episode with outcome success or unknown"):
-        load(tmp_path, OPTIONS, seed=0)
-    write_episode(tmp_path, 1)
-    assert load(tmp_path, OPTIONS, seed=0).episodes == 1
+    write_episode(tmp_path, 1, outcome="unknown")
+    fail_verdict(write_episode(tmp_path, 2))
+    return tmp_path
+
+
+def test_what_is_no_good_success_is_left_out_and_counted(mixed: Path, folder: Path) -> None:
+    """One sentence tells how many of how many, and why."""
+    write_episode(mixed, 3)
+    data = load(mixed, OPTIONS, seed=0)
+    assert data.episodes == 1
+    reasons = "1 failure outcome, 1 unknown outcome, 1 verdict fail"
+    assert data.left_out == f"left out 3 of 4 episodes: {reasons}"
+    assert load(folder, OPTIONS, seed=0).left_out == ""
+
+
+def test_options_admit_other_outcomes_and_verdicts(mixed: Path) -> None:
+    """Each by its own option."""
+    options = DataOptions(
+        **{**OPTIONS.__dict__, "outcomes": ("success", "unknown"), "verdicts": ("pass", "fail")}
+    )
+    data = load(mixed, options, seed=0)
+    assert data.episodes == 2
+    assert data.left_out == "left out 1 of 3 episodes: 1 failure outcome"
+
+
+def test_nothing_left_says_what_was_found_and_which_option_admits_it(mixed: Path) -> None:
+    """An empty folder is told apart from one of which nothing may be learned."""
+    with pytest.raises(PolicyError, match="no episode to learn from among 3") as caught:
+        load(mixed, OPTIONS, seed=0)
+    assert "1 failure outcome, 1 unknown outcome, 1 verdict fail" in str(caught.value)
+    assert "--outcomes success failure unknown" in str(caught.value)
+    assert "--verdicts pass warn fail" in str(caught.value)
+    (mixed / "empty").mkdir()
+    with pytest.raises(PolicyError, match="no episodes; record some"):
+        load(mixed / "empty", OPTIONS, seed=0)
 
 
 def test_a_camera_that_was_not_recorded_is_named(folder: Path) -> None:
@@ -138,8 +178,9 @@ def test_episodes_of_another_task_do_not_mix(tmp_path: Path) -> None:
 def test_a_missing_action_is_named_with_its_row(tmp_path: Path) -> None:
     """NaN commands are not trained on."""
     write_episode(tmp_path, 0, action_fault=float("nan"))
+    options = DataOptions(**{**OPTIONS.__dict__, "verdicts": ("pass", "warn", "fail")})
     with pytest.raises(PolicyError, match="row 0 has no action"):
-        load(tmp_path, OPTIONS, seed=0)
+        load(tmp_path, options, seed=0)
 
 
 def test_an_exploding_column_is_refused() -> None:

@@ -231,3 +231,36 @@ def test_the_summary_and_the_picture_are_made(path: Path, tmp_path: Path) -> Non
         assert word in text
     picture = inspect.write_picture(path, tmp_path / "episode.png")
     assert picture.stat().st_size > 10_000
+
+
+def test_a_folder_is_summed_up_in_one_line_per_episode(path: Path, tmp_path: Path) -> None:
+    """In order of number, an unreadable one among them; a folder has no picture."""
+    with pytest.raises(EpisodeError, match="holds no episode"):
+        inspect.summary(tmp_path)
+    shutil.copy(path, tmp_path / "episode_000002.hdf5")
+    shutil.copy(path, tmp_path / "episode_000000.hdf5")
+    (tmp_path / "episode_000001.hdf5").touch()
+    lines = inspect.summary(tmp_path).splitlines()
+    assert [line.split(".")[0] for line in lines] == [f"episode_00000{i}" for i in range(3)]
+    assert " ".join(lines[0].split()[1:]) == "move success pass 1.0 s 51 rows 0 reasons"
+    assert "truncated" in lines[1]
+    with pytest.raises(EpisodeError, match="is a folder"):
+        inspect.write_picture(tmp_path, tmp_path / "none.png")
+
+
+def test_the_panels_of_the_picture_share_the_time_of_the_episode(
+    episode: Episode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One latency line per kind of stream; an episode without a flag says so."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: figures.append(self))
+    inspect.write_picture(episode.path, tmp_path / "picture.png")
+    *_, joints, latency, gaps = figures[0].subfigs
+    for panel in (joints, latency, gaps):
+        assert all(axes.get_xlim() == (0, episode.seconds) for axes in panel.axes)
+    labels = [line.get_label() for line in latency.axes[0].lines]
+    assert labels == ["arm state", "arm command", "applied", "camera"]
+    assert all(np.isfinite(line.get_ydata()).any() for line in latency.axes[0].lines)
+    assert [text.get_text() for text in gaps.axes[0].texts] == ["no flags"]

@@ -69,6 +69,7 @@ def test_all_faults_are_told_together_with_their_paths(tree: dict, tmp_path: Pat
         (("safety", "stale_command_s"), float("nan"), "finite number"),
         (("tasks", "insertion", "cameras"), ["cam_top"], "no camera 'cam_top'"),
         (("operator", "keys"), {"start": "q"}, "'q' is used for start, quit"),
+        (("operator", "keys"), {"start": "Q"}, "start 'Q', quit 'q' differ only by case"),
         (("network",), {"base_port": 65_000, "host": "127.0.0.1", "extra": 1}, "unknown key"),
         (("schema_version",), 2, "schema_version"),
     ],
@@ -82,6 +83,50 @@ def test_a_wrong_value_is_named(
         part = part.setdefault(key, {})
     part[path[-1]] = value
     assert words in faults(tree, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "bound", "beyond"),
+    [
+        ("arm_models.vx300s.joints.0.min_rad", -6.28, -6.3),
+        ("arm_models.vx300s.joints.0.max_rad", 6.28, 180),
+        ("arm_models.vx300s.joints.0.max_velocity_rad_s", 10, 11),
+        ("arm_models.vx300s.joints.0.max_acceleration_rad_s2", 200, 201),
+        ("arm_models.vx300s.max_velocity_rad_s", 10, 314),
+        ("arm_models.vx300s.max_acceleration_rad_s2", 200, 2000),
+        ("arm_models.vx300s.gripper.closed_rad", -6.28, -62),
+        ("arm_models.vx300s.gripper.open_rad", 6.28, 149.1),
+        ("arms.left_follower.gripper_closed_rad", -6.28, -40),
+        ("arms.left_follower.gripper_open_rad", 6.28, 85),
+        ("rates.arm_hz", 1000, 1e4),
+        ("safety.stale_command_s", 1, 100),
+        ("safety.stop_silence_s", 2, 500),
+        ("safety.engage_max_rad", 3.14, 30),
+        ("safety.engage_velocity_rad_s", 3.14, 8),
+        ("safety.homing_velocity_rad_s", 3.14, 80),
+        ("safety.max_step_rad", 0.5, 20),
+        ("safety.max_temperature_c", 85, 700),
+    ],
+)
+def test_a_limit_that_would_limit_nothing_is_refused(
+    tree: dict, tmp_path: Path, path: str, bound: float, beyond: float
+) -> None:
+    """Up to its bound a number loads; beyond, the fault names its path and the value."""
+    *parents, last = path.split(".")
+    part = tree
+    for key in parents:
+        part = part[int(key)] if isinstance(part, list) else part[key]
+    part[last] = bound
+    load(tree, tmp_path)
+    part[last] = beyond
+    report = faults(tree, tmp_path)
+    assert f"{path}: Input should be" in report
+    assert f"got {beyond}" in report
+
+
+def test_the_demo_rig_is_valid() -> None:
+    """The rig of scripts/demo keeps to the bounds, too."""
+    assert load_rig(ROOT / "docs/rigs/demo.yaml").name == "demo"
 
 
 def test_joint_limits_must_be_ordered(tree: dict, tmp_path: Path) -> None:
