@@ -96,7 +96,7 @@ class Supervisor:
         try:
             with process.stdin as stdin:
                 stdin.write(spec_as_json(spec, self._rig).encode())
-        except KeyError as error:
+        except OSError as error:
             process.kill()
             process.wait()
             process.stdout.close()

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,15 +56,21 @@ def spec(closed: Path, **options: object) -> NodeSpec:
     return NodeSpec("commander", "probe:Probe", "input", {"closed": str(closed), **options})
 
 
-def child(**streams: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def child(**streams: int) -> Iterator[subprocess.Popen[bytes]]:
     """A node's process as the supervisor starts it, for breaking what the supervisor does."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "teleop.processes", "commander"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
         **streams,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def check_until_dead(nodes: Supervisor) -> None:
@@ -110,7 +118,8 @@ def test_a_node_is_closed_when_it_cannot_get_going(
     os.close(heard)
     with child(stdout=said) as process:
         os.close(said)
-        _, log = process.communicate(spec_as_json(spec(probe, topics=topics), aloha).encode())
+        description = spec_as_json(spec(probe, topics=topics), aloha).encode()
+        _, log = process.communicate(description, timeout=PATIENCE_S)
     assert process.returncode != 0
     assert b"Traceback" in log
     assert probe.exists()
