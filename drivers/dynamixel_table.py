@@ -33,11 +33,6 @@ class Register:
     """Bytes."""
     signed: bool = False
 
-    @property
-    def in_eeprom(self) -> bool:
-        """Kept without power; cannot be written while torque is on."""
-        return self.address < 64
-
 
 MODEL_NUMBER = Register("model number", 0, 2)
 FIRMWARE = Register("firmware version", 6, 1)
@@ -154,8 +149,3 @@ ANY_MODEL = "any"
 def tick_from_rad(angle_rad: float) -> int:
     """Nearest position tick."""
     return round(angle_rad / RAD_PER_TICK) + TICK_ZERO
-
-
-def rad_from_tick(tick: int) -> float:
-    """Angle of a position tick."""
-    return (tick - TICK_ZERO) * RAD_PER_TICK

@@ -10,13 +10,12 @@ from typing import Protocol, cast
 
 from drivers.base import Arm, CameraDevice
 from drivers.dynamixel_port import QuietPort, ServoPort
+from drivers.emulated.addresses import VIRTUAL
 from drivers.viperx import DynamixelArm
 from teleop.clock import Clock
 from teleop.errors import DeviceError, UnknownNameError
 from teleop.node import World
 from teleop.rig import Rig
-
-VIRTUAL = "virtual:"
 
 
 class DeviceWorld(World, Protocol):

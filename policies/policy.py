@@ -104,11 +104,6 @@ class ObservationContract:
         """Time from one action row to the next."""
         return round(NS_PER_S / self.row_hz)
 
-    @property
-    def chunk_s(self) -> float:
-        """Length of a plan in seconds."""
-        return self.chunk_rows / self.row_hz
-
     def clamp(self, action: FloatArray) -> FloatArray:
         """The action within the range of the training data; shape (A,)."""
         return np.clip(action, self.action_low, self.action_high)
