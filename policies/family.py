@@ -1,16 +1,21 @@
 """What a network family offers to the trainer and to deployment.
 
-The trainer and the checkpoint know families through this page only. All tensors are
-float32 and normalised: states and actions to zero mean and unit deviation per column,
-images per channel.
+The trainer, the studies and the checkpoint know families through this page only. All tensors
+are float32 and normalised: states and actions by the family's choice of map (see
+``policies.normalisation``), images per channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+EncoderName = Literal["small", "resnet18"]
+NormName = Literal["group", "frozen_batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,22 +23,32 @@ class Shapes:
     """Sizes of a policy's inputs and outputs."""
 
     state: int
-    """Columns of the state vector: qpos, then extra inputs."""
-    cameras: int
-    height: int
-    """Pixels; 0 without cameras."""
-    width: int
-    chunk_rows: int
+    """Columns of the state vector, S: qpos, then extra inputs."""
     action: int
+    """Columns of an action, A."""
+    chunk_rows: int
+    """Rows of an action chunk, K."""
+    history: int = 1
+    """Observations that the policy sees at once, n: the present one is the last."""
+    cameras: int = 0
+    """C."""
+    height: int = 0
+    """Pixels, H; 0 without cameras."""
+    width: int = 0
+    """Pixels, W."""
+    text: int = 0
+    """Size of the instruction's embedding, E; 0 without."""
 
 
 class Inputs(NamedTuple):
-    """A batch of B observations."""
+    """A batch of B observations, each with its history, oldest first."""
 
     state: Tensor
-    """Shape (B, S)."""
-    images: Tensor | None
-    """Shape (B, C, 3, H, W) over C cameras; None without cameras."""
+    """Shape (B, n, S)."""
+    images: Tensor | None = None
+    """Shape (B, n, C, 3, H, W); None without cameras."""
+    text: Tensor | None = None
+    """Shape (B, E): the embedded instruction; None without."""
 
 
 class Batch(NamedTuple):
@@ -41,26 +56,61 @@ class Batch(NamedTuple):
 
     inputs: Inputs
     actions: Tensor
-    """Shape (B, K, A)."""
+    """Shape (B, K, A). Row 0 belongs to the present observation."""
     mask: Tensor
-    """Shape (B, K), 1 where the episode had a row, 0 where its last action was repeated."""
+    """Shape (B, K), 1 where a row counts, 0 where it is padding beyond the episode's end."""
+
+
+Losses = dict[str, Tensor]
+"""By name, each of shape (B,). ``loss`` is what training makes small; others are logged."""
+
+
+@dataclass(frozen=True)
+class FamilyConfig:
+    """Options that every family has; a family's own config extends it."""
+
+    encoder: EncoderName = "small"
+    """Image encoder: a small convolution stack with spatial softmax, or ResNet-18."""
+    norm: NormName = "group"
+    """Norms of the ResNet; ``frozen_batch`` is what pretrained weights need."""
+    features: int = 32
+    """Feature maps that the encoder reports the image position of, per camera."""
+    share_encoder: bool = False
+    """One image encoder for all cameras instead of one each."""
 
 
 class Family(nn.Module):
     """Base of the network families."""
 
-    config_type: ClassVar[type[Any]]
+    config_type: ClassVar[type[FamilyConfig]]
     """Dataclass of the family's own options, each with a default that works."""
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """The family's defaults for options of the trainer (``policies.train.TrainArgs``)."""
 
     def __init__(self, shapes: Shapes, config: Any) -> None:
         super().__init__()
         self.shapes = shapes
         self.config = config
 
-    def loss(self, batch: Batch) -> Tensor:
-        """What training makes small; a scalar."""
+    def loss(self, batch: Batch) -> Losses:
+        """Losses per sample. Padding rows (mask 0) must not change them."""
         raise NotImplementedError
 
-    def plan(self, inputs: Inputs) -> Tensor:
-        """Normalised actions for deployment, shape (B, K, A)."""
+    def plan(self, inputs: Inputs, noise: torch.Generator | None = None) -> Tensor:
+        """Normalised actions for deployment, shape (B, K, A).
+
+        Args:
+            inputs: The observations.
+            noise: Source of all randomness of a sampling family; None uses torch's own.
+        """
         raise NotImplementedError
+
+
+def masked_mean(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the rows that count and over columns: (B, K, A), (B, K) -> (B,).
+
+    Divides by the number of counted values, not by K: the published ACT code averages padding
+    into its denominator, which makes the ends of episodes count less.
+    """
+    counted = mask.sum(-1).clamp(min=1.0) * error.shape[-1]
+    return (error * mask[..., None]).sum((-1, -2)) / counted

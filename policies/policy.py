@@ -7,7 +7,7 @@ is one sentence at start instead of a wrong motion.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,8 +48,14 @@ class Policy(Protocol):
     def contract(self) -> ObservationContract:
         """What the policy needs to see and what its actions mean."""
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """Plan from this instant on: row i is meant for ``stamp_ns + i * dt_ns``."""
+    def infer(self, history: Sequence[Observation]) -> ActionChunk:
+        """Plan from the present on: row i is meant for ``history[-1].stamp_ns + i * dt_ns``.
+
+        Args:
+            history: Oldest first, the present observation last, ``contract.history_stride``
+                rows apart; up to ``contract.history`` of them. At the beginning of an episode
+                there are fewer: the oldest stands for those before it.
+        """
 
     def reset(self) -> None:
         """Forget the past; called before every episode."""
@@ -80,24 +86,45 @@ class ExtraInput:
 
 
 @dataclass(frozen=True, slots=True)
+class TextInput:
+    """An instruction that the policy is conditioned on."""
+
+    encoder: str
+    """Name or ``module:attribute`` of the text encoder, see ``policies.text``."""
+    size: int
+    """Size of its embedding."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObservationContract:
     """Names, order, units, rates and ranges of the data a policy was trained on."""
 
-    task: str
+    tasks: tuple[str, ...]
+    """Tasks of the training data; more than one only with a text input that tells them apart."""
     joint_names: tuple[str, ...]
     """``left_follower/waist`` ... : columns of qpos and of actions, rad; grippers 0..1."""
     cameras: tuple[CameraView, ...]
     extras: tuple[ExtraInput, ...]
     row_hz: float
-    """Rows of observation and of action per second."""
+    """Rows of observation and of action per second; may be fewer than the episodes have."""
     chunk_rows: int
     qpos_low: tuple[float, ...]
     """Smallest and largest value of each column in the training data."""
     qpos_high: tuple[float, ...]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    start_low: tuple[float, ...]
+    """Smallest and largest qpos of each column at the first rows of the training episodes."""
+    start_high: tuple[float, ...]
+    calibration_sha256: str
+    """Of the rig's calibration, as the episodes hold it; empty when they differ in it."""
     data_hash: str
     """SHA-256 over the episode files, in the order of their names."""
+    history: int = 1
+    """Observations the policy sees at once, the present one included."""
+    history_stride: int = 1
+    """Rows from one of them to the next."""
+    text: TextInput | None = None
 
     @property
     def dt_ns(self) -> int:

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, str] = {
     "bc": "policies.bc:BcNet",
+    "gmm": "policies.gmm:GmmNet",
+    "bc-rnn-gmm": "policies.rnn_gmm:RnnGmmNet",
+    "bins": "policies.bins:BinsNet",
+    "act": "policies.act:ActNet",
+    "diffusion": "policies.diffusion:DiffusionNet",
+    "flow": "policies.flow:FlowNet",
+    "ibc": "policies.ibc:IbcNet",
 }
 """Family name to ``module:class``; the class is a ``policies.family.Family``."""
 
