@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from policies.deployment import DeployOptions
 from policies.normalisation import Statistics
 from policies.policy import ObservationContract
 from teleop.errors import PolicyError
 
 CARD = "policy.json"
+VERSION: Final = 2
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Card:
     """The content of ``policy.json``."""
 
     format: Literal["tandem-policy"]
-    version: Literal[1]
+    version: Literal[2]
     family: str
     config: dict[str, Any]
     """The family's options."""
@@ -35,6 +37,8 @@ class Card:
     """Version of Tandem that trained it."""
     training: dict[str, Any]
     """The trainer's options and results."""
+    deployment: DeployOptions
+    """How its chunks are best played."""
 
 
 def read_card(folder: Path) -> Card:
@@ -52,9 +56,11 @@ def read_card(folder: Path) -> Card:
         ) from error
     except (ValueError, OSError) as error:
         raise PolicyError(f"{path} cannot be read as JSON: {error}") from error
-    if isinstance(raw, dict) and raw.get("version", 1) != 1:
+    if isinstance(raw, dict) and raw.get("version", VERSION) != VERSION:
+        todo = "train it again" if str(raw["version"]) < str(VERSION) else "update Tandem"
         raise PolicyError(
-            f"{path} has format version {raw['version']}, this Tandem reads version 1; update it"
+            f"{path} has format version {raw['version']}, "
+            f"this Tandem reads version {VERSION}; {todo}"
         )
     try:
         return TypeAdapter(Card).validate_python(raw)

@@ -1,8 +1,8 @@
 """A trained policy on disk: ``policy.json`` and ``model.safetensors`` in one folder.
 
 The JSON holds all that is needed to use the weights rightly: the observation contract, the
-statistics, the family with its options, and where it came from. Weights are tensors only;
-loading a checkpoint runs no code from it.
+statistics, the family with its options, how to play its chunks, and where it came from.
+Weights are tensors only; loading a checkpoint runs no code from it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from policies.card import CARD, Card, read_card
+from policies.card import CARD, VERSION, Card, read_card
+from policies.deployment import DeployOptions, NoiseMode
 from policies.family import Family
-from policies.learned import LearnedPolicy, rehearsal, shapes_of
+from policies.learned import LearnedPolicy, Precision, rehearsal, shapes_of
 from policies.normalisation import Statistics
 from policies.policy import ObservationContract
 from policies.registry import load_family
@@ -36,14 +37,25 @@ def save(
     contract: ObservationContract,
     statistics: Statistics,
     training: dict[str, Any],
+    deployment: DeployOptions | None = None,
 ) -> None:
-    """Write a checkpoint; each file appears whole or not at all."""
+    """Write a checkpoint; each file appears whole or not at all.
+
+    Args:
+        folder: Made when it is missing.
+        family: Name in ``policies.registry``.
+        network: With the weights to deploy.
+        contract: What the policy sees and what its actions mean.
+        statistics: Of the training data.
+        training: The trainer's options and results, for the reader.
+        deployment: How to play its chunks; None takes the default for their length.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / (WEIGHTS + ".partial")
     save_file({name: t.contiguous() for name, t in network.state_dict().items()}, weights)
     card = Card(
         format="tandem-policy",
-        version=1,
+        version=VERSION,
         family=family,
         config=asdict(network.config),
         contract=contract,
@@ -51,6 +63,7 @@ def save(
         weights_sha256=_sha256(weights),
         software=software_version(),
         training=training,
+        deployment=deployment or DeployOptions.for_chunk(contract.chunk_rows),
     )
     text = folder / (CARD + ".partial")
     text.write_text(json.dumps(asdict(card), indent=1, default=str) + "\n")
@@ -66,31 +79,55 @@ def load_network(folder: Path, card: Card) -> Family:
         UnknownNameError: a family that this Tandem does not have.
     """
     family = load_family(card.family)
-    config = TypeAdapter(family.config_type).validate_python(card.config)
-    network = family(shapes_of(card.contract), config)
     path = folder / WEIGHTS
     try:
+        config = TypeAdapter(family.config_type).validate_python(card.config)
+        network = family(shapes_of(card.contract), config)
         if _sha256(path) != card.weights_sha256:
             raise PolicyError(f"{path} is not the file that {CARD} was written for; train again")
         network.load_state_dict(load_file(path))
     except FileNotFoundError as error:
         raise PolicyError(f"{path} is missing; copy the whole folder of the policy") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise PolicyError(
+            f"{folder / CARD} holds no options of {card.family}: {place}: {fault['msg']}"
+        ) from error
     except (SafetensorError, RuntimeError) as error:
-        raise PolicyError(f"{path} does not fit its {CARD}: {error}") from error
+        first = str(error).splitlines()[0]
+        raise PolicyError(f"{path} does not fit its {CARD}: {first}") from error
     return network
 
 
-def load_policy(folder: Path, device: str = "cpu") -> LearnedPolicy:
+def load_policy(
+    folder: Path,
+    device: str = "cpu",
+    noise: NoiseMode | None = None,
+    precision: Precision = "float32",
+) -> LearnedPolicy:
     """A checkpoint ready for inference, warmed up by one rehearsal.
+
+    Args:
+        folder: Of the checkpoint.
+        device: ``cpu`` or ``cuda``.
+        noise: Families that sample; None does as the card says.
+        precision: See ``LearnedPolicy``.
 
     Raises:
         PolicyError: see ``read_card`` and ``load_network``.
     """
     card = read_card(folder)
     policy = LearnedPolicy(
-        card.family, load_network(folder, card), card.statistics, card.contract, device
+        card.family,
+        load_network(folder, card),
+        card.statistics,
+        card.contract,
+        device,
+        noise or card.deployment.noise,
+        precision,
     )
-    policy.infer(rehearsal(card.contract))
+    policy.infer([rehearsal(card.contract)])
     return policy
 
 

@@ -1,121 +1,81 @@
-"""Training windows over recorded episodes.
+"""Training data out of recorded episodes: chosen, checked, split, counted.
 
-A window is what could be seen at one row and the actions of that row and the following ones.
 Rows come aligned from the recorder: row k holds per stream the newest sample that had
-arrived, which is what a deployed policy sees. Images are decoded once and kept as uint8 at
-training resolution, so the loop reads plain memory.
+arrived, which is what a deployed policy sees.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.images import shrink
-from policies.normalisation import Statistics, column_statistics, image_statistics
-from policies.policy import (
-    OBJECT_POSE,
-    CameraView,
-    ExtraInput,
-    ObservationContract,
-    camera_settings,
+from policies.data_report import Counted, DataReport, describe
+from policies.episode_rows import (
+    EpisodeRows,
+    Header,
+    Pause,
+    SampleWeights,
+    read_rows,
+    rows_per_step,
 )
-from recorder.episode import Episode, find_episodes
-from recorder.quality import Level
-from recorder.schema import stream_of
-from teleop.errors import PolicyError, UnknownNameError
-from teleop.messages import FloatArray
-from teleop.topics import TASK_STATE, camera_frame
-
-Outcome = Literal["success", "failure", "unknown"]
-
-LEARNED_OUTCOMES: tuple[Outcome, ...] = ("success",)
-"""A policy repeats what it is shown; nobody has said of an unlabelled episode that it is right."""
-LEARNED_VERDICTS: tuple[Level, ...] = ("pass", "warn")
-"""A failed verdict means samples that are missing, late or wrong."""
+from policies.frame_cache import Track, content_sha256, load_frames
+from policies.normalisation import MapName, Statistics
+from policies.plugin import load_plugin
+from policies.policy import CameraView, ObservationContract, TextInput
+from policies.selection import Choice, Folder, Selected, select
+from policies.text import TextEncoder, embed, load_text_encoder
+from policies.windows import Padding, Rows, WindowSet
+from recorder.episode import Episode
+from teleop.errors import PolicyError
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Choice):
     """Which part of the episodes a policy is trained on."""
 
     cameras: tuple[str, ...] | None = None
     """Cameras to see; all that were recorded when not given."""
     image_size: tuple[int, int] = (96, 128)
     """Height and width of the images at training, pixels."""
+    blind: bool = False
+    """See joint positions only: the baseline that shows what the cameras are worth."""
     object_pose: bool = False
-    """See the poses of the task's objects (privileged: only the emulated rig knows them)."""
+    """See the poses of objects (privileged: emulated rig only); no cameras unless named."""
     chunk_rows: int = 50
     """Rows of one action chunk."""
-    row_stride: int = 3
+    history: int = 1
+    """Observations that the policy sees at once, the present one included."""
+    history_stride: int = 1
+    """Rows from one of them to the next."""
+    rate_hz: float | None = None
+    """Rows per second of the policy; must divide that of the episodes, which is the default."""
+    window_stride: int = 3
     """Every how many rows a window begins; neighbouring rows show almost the same."""
+    padding: Padding = "repeat"
+    """Beyond the end of an episode: repeat the last action as if shown, or mask it out."""
+    normalise: MapName = "standard"
+    """Map of states and actions: unit deviation, or to [-1, 1] by range or by quantiles."""
     holdout: float = 0.1
     """Share of the episodes kept out of training, for the validation loss."""
-    outcomes: tuple[Outcome, ...] = LEARNED_OUTCOMES
-    """Episodes to learn from, by what the operator said of them."""
-    verdicts: tuple[Level, ...] = LEARNED_VERDICTS
-    """Episodes to learn from, by what the recorder said of their quality."""
-
-
-class Windows(NamedTuple):
-    """B windows."""
-
-    state: NDArray[np.float32]
-    """Shape (B, S): qpos, then extra inputs; rad, m, gripper opening."""
-    images: NDArray[np.uint8]
-    """Shape (B, C, H, W, 3) over C cameras, RGB."""
-    actions: NDArray[np.float32]
-    """Shape (B, K, A)."""
-    mask: NDArray[np.float32]
-    """Shape (B, K), 0 where the last action is repeated beyond the end of the episode."""
-
-
-class WindowSet:
-    """All windows of some episodes, in memory."""
-
-    def __init__(self, parts: Sequence[_EpisodeRows], chunk_rows: int) -> None:
-        self._chunk_rows = chunk_rows
-        self._actions = np.concatenate([part.actions for part in parts])  # (R, A)
-        self._state = np.concatenate([part.state for part in parts])  # (N, S)
-        self._images = np.concatenate([part.images for part in parts])  # (N, C, H, W, 3)
-        firsts = np.cumsum([0] + [len(part.actions) for part in parts])
-        self._start = np.concatenate(
-            [first + part.starts for first, part in zip(firsts[:-1], parts, strict=True)]
-        )
-        self._end = np.concatenate(
-            [np.full(len(p.starts), end) for end, p in zip(firsts[1:], parts, strict=True)]
-        )
-
-    def __len__(self) -> int:
-        return len(self._start)
-
-    def windows(self, chosen: NDArray[np.int64]) -> Windows:
-        """The windows with these numbers, each in 0 ... len - 1."""
-        rows = self._start[chosen, None] + np.arange(self._chunk_rows)  # (B, K)
-        last = self._end[chosen, None] - 1
-        return Windows(
-            self._state[chosen],
-            self._images[chosen],
-            self._actions[np.minimum(rows, last)],
-            (rows <= last).astype(np.float32),
-        )
-
-    def statistics(self) -> Statistics:
-        """Of states at window starts, of all actions, and of each camera's images."""
-        return Statistics(
-            state=column_statistics(self._state.astype(np.float64), "state"),
-            action=column_statistics(self._actions.astype(np.float64), "action"),
-            images=tuple(
-                image_statistics(self._images[:, camera]) for camera in range(self._images.shape[1])
-            ),
-        )
+    drop_idle: float = 0.0
+    """Leave out windows that begin in a pause of at least so many seconds; 0 keeps all."""
+    idle_reach: float = 0.02
+    """What a column of the action may move in a pause; rad or gripper opening."""
+    sample_weights: str | None = None
+    """``module:function`` that takes an Episode and returns the weight of each row, (T,)."""
+    text: str | None = None
+    """Condition on the task's instruction through this text encoder: ``words``, or
+    ``module:attribute``."""
+    cache: bool = True
+    """Keep decoded frames in files beside the episodes; otherwise in memory."""
+    verify_cache: bool = False
+    """Check episodes and cached frames by the hash of all their bytes."""
 
 
 @dataclass(frozen=True)
@@ -129,217 +89,243 @@ class TrainingData:
     contract: ObservationContract
     episodes: int
     """How many episodes are trained on."""
-    left_out: str
+    left_out: str = ""
     """How many episodes were left out and why, in words; empty when none was."""
-
-
-class _EpisodeRows(NamedTuple):
-    """What one episode gives."""
-
-    state: NDArray[np.float32]
-    images: NDArray[np.uint8]
-    actions: NDArray[np.float32]
-    starts: NDArray[np.int64]
-    """Rows at which windows begin; ``state`` and ``images`` hold only these."""
+    report: DataReport | None = field(default=None, repr=False)
+    """What a dry run prints; None for data that did not come from episodes."""
 
 
 def load(
-    folder: Path,
+    folders: Sequence[str | Path],
     options: DataOptions,
     seed: int,
-    track: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    track: Track = iter,
 ) -> TrainingData:
-    """Read a folder of episodes.
+    """Read folders of episodes.
 
     Args:
-        folder: Searched for episode files.
+        folders: Each ``DIR`` or ``DIR=WEIGHT``, searched for episode files.
         options: What to take from them.
         seed: Decides which episodes are held back for validation.
         track: Goes through the files, for example with a progress bar.
 
     Raises:
-        PolicyError: no episode that the options admit, or episodes that do not belong together.
+        PolicyError: no episode that the options admit, numbers that make no sense, or episodes
+            that do not belong together.
         UnknownNameError: a camera that was not recorded.
         EpisodeError: a file that is no episode.
     """
-    paths, left_out = _select(folder, options)
-    parts: list[_EpisodeRows] = []
-    first: _Header | None = None
-    for path in track(paths):
-        with Episode(path) as episode:
-            header = _header_of(episode, options)
-            first = first or header
-            _check_same(first, header, path, paths[0])
-            parts.append(_rows_of(episode, header, options))
-    assert first is not None
-    return _assemble(parts, first, data_hash(paths), options, seed, left_out)
-
-
-def data_hash(paths: Sequence[Path]) -> str:
-    """SHA-256 over the content of the files, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What all episodes of a training run share."""
-
-    task: str
-    joint_names: tuple[str, ...]
-    row_hz: float
-    cameras: tuple[CameraView, ...]
-    extras: tuple[ExtraInput, ...]
-
-
-def _select(folder: Path, options: DataOptions) -> tuple[list[Path], str]:
-    """Episodes to learn from, and what was left out and why.
-
-    Raises:
-        PolicyError: none is left.
-    """
-    found = find_episodes(folder)
-    if not found:
-        raise PolicyError(
-            f"{folder}: no episodes; record some with 'tandem record' or name another folder"
-        )
-    paths = []
-    outcomes: Counter[str] = Counter()
-    verdicts: Counter[str] = Counter()
-    for path in found:
-        with Episode(path) as episode:
-            outcome, verdict = episode.outcome, episode.verdict.level
-        if outcome not in options.outcomes:
-            outcomes[outcome] += 1
-        elif verdict not in options.verdicts:
-            verdicts[verdict] += 1
-        else:
-            paths.append(path)
-    reasons = [f"{count} {outcome} outcome" for outcome, count in sorted(outcomes.items())]
-    reasons += [f"{count} verdict {verdict}" for verdict, count in sorted(verdicts.items())]
-    if not paths:
-        admit = [f"--outcomes {' '.join([*options.outcomes, *sorted(outcomes)])}"] * bool(outcomes)
-        admit += [f"--verdicts {' '.join([*options.verdicts, *sorted(verdicts)])}"] * bool(verdicts)
-        raise PolicyError(
-            f"{folder}: no episode to learn from among {len(found)}: {', '.join(reasons)}; "
-            f"{' and '.join(admit)} would admit them"
-        )
-    left = len(found) - len(paths)
-    return paths, f"left out {left} of {len(found)} episodes: {', '.join(reasons)}" if left else ""
-
-
-def _header_of(episode: Episode, options: DataOptions) -> _Header:
-    names = episode.cameras if options.cameras is None else options.cameras
-    for name in names:
-        if name not in episode.cameras:
-            raise UnknownNameError(f"camera in {episode.path.name}", name, episode.cameras)
-    height, width = options.image_size
-    views = []
-    for name in names:
-        camera = episode.rig.cameras[name]
-        view = CameraView(
-            name=name,
-            height=height,
-            width=width,
-            source_height=camera.height,
-            source_width=camera.width,
-            fps=camera.fps,
-            settings=camera_settings(episode.rig, name),
-        )
-        views.append(view)
-    extras: tuple[ExtraInput, ...] = ()
-    if options.object_pose:
-        extras = (ExtraInput(OBJECT_POSE, _object_pose(episode).shape[1]),)
-    return _Header(episode.task, episode.joint_names, episode.row_hz, tuple(views), extras)
-
-
-def _check_same(first: _Header, other: _Header, path: Path, first_path: Path) -> None:
-    for name in ("task", "joint_names", "row_hz", "cameras", "extras"):
-        want, got = getattr(first, name), getattr(other, name)
-        if want != got:
-            raise PolicyError(
-                f"{path.name} was recorded with {name} {got}, {first_path.name} with {want}; "
-                "train on episodes of one rig and task"
-            )
-
-
-def _rows_of(episode: Episode, header: _Header, options: DataOptions) -> _EpisodeRows:
-    states = [episode.qpos]
-    states += [_object_pose(episode)] if header.extras else []
-    state = np.concatenate(states, 1)
-    actions = episode.action
-    if not np.isfinite(actions).all():
-        row = int(np.argwhere(~np.isfinite(actions))[0, 0])
-        raise PolicyError(
-            f"{episode.path.name}: row {row} has no action; "
-            "see 'tandem inspect --validate' and leave this episode out"
-        )
-    starts = np.arange(0, episode.length, options.row_stride, dtype=np.int64)
-    seen = np.asarray(np.isfinite(state).all(axis=1))
-    for view in header.cameras:
-        seen &= episode.index(stream_of(camera_frame(view.name))) >= 0
-    starts = starts[seen[starts]]
-    return _EpisodeRows(
-        state[starts].astype(np.float32),
-        _images_of(episode, header, starts, options.image_size),
-        actions.astype(np.float32),
-        starts,
+    _check(options)
+    chosen = select([Folder.parse(str(folder)) for folder in folders], options)
+    encoder = None if options.text is None else load_text_encoder(options.text)
+    episodes = _read(chosen, options, track)
+    views = _shared_views([episode.header for episode in episodes])
+    _check_together([episode.header for episode in episodes], options)
+    loaded, notes = load_frames(
+        [episode.frames for episode in episodes], options.cache, options.verify_cache, track
+    )
+    parts: list[list[Rows]] = []
+    for episode, frames, weight in zip(episodes, loaded, chosen.weights, strict=True):
+        step = rows_per_step(episode.header, options.rate_hz)
+        text = _embedded(encoder, episode.header)
+        parts.append(episode.phases(step, options.window_stride, frames, text, weight))
+    train, held = _split(len(episodes), options.holdout, seed)
+    windows = _window_set([parts[i] for i in train], options)
+    statistics = windows.statistics(options.normalise, _column_names(episodes[0].header))
+    contract = _contract(
+        [episodes[i] for i in train],
+        views,
+        statistics,
+        None if encoder is None else TextInput(cast(str, options.text), encoder.size),
+        data_hash(chosen.paths, [frames.episode_sha256 for frames in loaded]),
+        options,
+    )
+    validation = _window_set([parts[i] for i in held], options) if held else None
+    counted = _count(episodes, chosen, len(held), options.cache, notes)
+    report = describe(contract, statistics, windows, validation, counted)
+    return TrainingData(
+        windows, validation, statistics, contract, len(train), chosen.left_out, report
     )
 
 
-def _images_of(
-    episode: Episode, header: _Header, rows: NDArray[np.int64], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Images at these rows, (N, C, H, W, 3)."""
-    images = np.zeros((len(rows), len(header.cameras), *size, 3), dtype=np.uint8)
-    for camera, view in enumerate(header.cameras):
-        for place, row in enumerate(rows):
-            images[place, camera] = shrink(episode.image(view.name, int(row)), *size)
-    return images
+def _count(
+    episodes: Sequence[EpisodeRows], chosen: Selected, held: int, cached: bool, notes: list[str]
+) -> Counted:
+    return Counted(
+        found=chosen.found,
+        trained=len(episodes) - held,
+        held=held,
+        left_out=chosen.left_out,
+        unseen_rows=sum(int((~episode.whole).sum()) for episode in episodes),
+        idle_rows=sum(int(episode.idle.sum()) for episode in episodes),
+        seconds=sum(len(episode.actions) / episode.header.row_hz for episode in episodes),
+        cached=cached,
+        notes=tuple(notes),
+    )
 
 
-def _object_pose(episode: Episode) -> FloatArray:
-    """Object poses per row, (T, N*7); NaN where none had arrived yet."""
-    try:
-        poses = episode.stream(TASK_STATE)["object_pose"]
-    except UnknownNameError as error:
+def data_hash(paths: Sequence[Path], hashes: Sequence[str] | None = None) -> str:
+    """SHA-256 over the content of the files, in the order of their names.
+
+    Args:
+        paths: The files.
+        hashes: Of each one's content, in hexadecimal, when they are known already.
+    """
+    known = [content_sha256(path) for path in paths] if hashes is None else hashes
+    named = sorted((path.name, known_hash) for path, known_hash in zip(paths, known, strict=True))
+    digest = hashlib.sha256()
+    for _, content in named:
+        digest.update(bytes.fromhex(content))
+    return digest.hexdigest()
+
+
+def _check(options: DataOptions) -> None:
+    """Raises PolicyError for options that exclude each other or make no sense."""
+    if options.blind and (options.object_pose or options.cameras):
+        other = "--object-pose" if options.object_pose else "--cameras"
+        raise PolicyError(f"--blind and {other} exclude each other; give one of them")
+    for name in ("chunk_rows", "history", "history_stride", "window_stride"):
+        if getattr(options, name) < 1:
+            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(options, name)}; at least 1")
+    if min(options.image_size) < 1:
+        raise PolicyError(f"--image-size is {options.image_size}; give height and width in pixels")
+    if not 0 <= options.holdout < 1:
+        raise PolicyError(f"--holdout is {options.holdout:g}; give a share from 0 to below 1")
+
+
+def _read(chosen: Selected, options: DataOptions, track: Track) -> list[EpisodeRows]:
+    cameras = options.cameras
+    if options.blind or (options.object_pose and cameras is None):
+        cameras = ()
+    weights = None
+    if options.sample_weights is not None:
+        weights = cast(SampleWeights, load_plugin("sample weights", options.sample_weights))
+    pause = Pause(options.drop_idle, options.idle_reach)
+    size = options.image_size
+    episodes = []
+    for path in track(list(chosen.paths)):
+        with Episode(path) as episode:
+            rows = read_rows(episode, cameras, size, options.object_pose, pause, weights)
+        rows_per_step(rows.header, options.rate_hz)
+        episodes.append(rows)
+    return episodes
+
+
+def _check_together(headers: Sequence[Header], options: DataOptions) -> None:
+    """Refuse episodes that mean different things.
+
+    Raises:
+        PolicyError: names the files and what differs.
+    """
+    first = headers[0]
+    rates_matter = options.rate_hz is None
+    for other in headers[1:]:
+        for name in ("joint_names", "extras", *(["row_hz"] if rates_matter else [])):
+            want, got = getattr(first, name), getattr(other, name)
+            if want != got:
+                advice = (
+                    "give a --rate-hz that divides both"
+                    if name == "row_hz"
+                    else "train on episodes of one rig"
+                )
+                raise PolicyError(
+                    f"{other.name} was recorded with {name} {got}, {first.name} with {want}; "
+                    f"{advice}"
+                )
+    tasks = sorted({header.task for header in headers})
+    if len(tasks) > 1 and options.text is None:
         raise PolicyError(
-            f"{episode.path.name} holds no object poses (they exist on the emulated rig only); "
-            "train on cameras"
-        ) from error
-    rows = episode.index(TASK_STATE)
-    flat = poses.reshape(len(poses), -1)[np.maximum(rows, 0)]
-    return np.where(rows[:, None] >= 0, flat, np.nan)
+            f"the episodes show several tasks ({', '.join(tasks)}) and the policy could not tell "
+            "which is wanted; add --text words, or choose the episodes of one"
+        )
 
 
-def _assemble(
-    parts: Sequence[_EpisodeRows],
-    header: _Header,
+def _shared_views(headers: Sequence[Header]) -> tuple[CameraView, ...]:
+    """What the cameras of all episodes have in common.
+
+    The slowest rate is kept; a setting that differs becomes unknown and is not checked later.
+
+    Raises:
+        PolicyError: other cameras, or another shape of image.
+    """
+    first = headers[0]
+    views = list(first.cameras)
+    for other in headers[1:]:
+        names, got = ([view.name for view in h.cameras] for h in (first, other))
+        if names != got:
+            raise PolicyError(
+                f"{other.name} was recorded with cameras {got}, {first.name} with {names}; "
+                "choose common ones with --cameras"
+            )
+        for i, (view, seen) in enumerate(zip(views, other.cameras, strict=True)):
+            if view.source_width * seen.source_height != seen.source_width * view.source_height:
+                raise PolicyError(
+                    f"{other.name} shows {view.name} in {seen.source_width}x{seen.source_height}, "
+                    f"{first.name} in {view.source_width}x{view.source_height} pixels: another "
+                    "shape of image; train on one of them"
+                )
+            common = {k: v for k, v in view.settings.items() if seen.settings.get(k) == v}
+            views[i] = replace(view, fps=min(view.fps, seen.fps), settings=common)
+    return tuple(views)
+
+
+def _embedded(encoder: TextEncoder | None, header: Header) -> NDArray[np.float32]:
+    if encoder is None:
+        return np.zeros(0, np.float32)
+    return embed(encoder, header.instruction or header.task)
+
+
+def _split(episodes: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the episodes to train on, and of those held back."""
+    order = np.random.default_rng(seed).permutation(episodes).tolist()
+    held = min(round(holdout * episodes), episodes - 1)
+    return order[held:], order[:held]
+
+
+def _window_set(parts: Sequence[Sequence[Rows]], options: DataOptions) -> WindowSet:
+    return WindowSet(
+        [part for phases in parts for part in phases],
+        options.chunk_rows,
+        options.history,
+        options.history_stride,
+        options.padding,
+    )
+
+
+def _contract(
+    episodes: Sequence[EpisodeRows],
+    views: tuple[CameraView, ...],
+    statistics: Statistics,
+    text: TextInput | None,
     digest: str,
     options: DataOptions,
-    seed: int,
-    left_out: str,
-) -> TrainingData:
-    order = np.random.default_rng(seed).permutation(len(parts))
-    held = round(options.holdout * len(parts))
-    train = WindowSet([parts[i] for i in order[held:]], options.chunk_rows)
-    validation = WindowSet([parts[i] for i in order[:held]], options.chunk_rows) if held else None
-    statistics = train.statistics()
-    joints = len(header.joint_names)
-    contract = ObservationContract(
-        task=header.task,
-        joint_names=header.joint_names,
-        cameras=header.cameras,
-        extras=header.extras,
-        row_hz=header.row_hz,
+) -> ObservationContract:
+    headers = [episode.header for episode in episodes]
+    joints = len(headers[0].joint_names)
+    starts = np.array([e.state[e.whole.argmax(), :joints] for e in episodes if e.whole.any()])
+    calibrations = {header.calibration_sha256 for header in headers}
+    return ObservationContract(
+        tasks=tuple(sorted({header.task for header in headers})),
+        joint_names=headers[0].joint_names,
+        cameras=views,
+        extras=headers[0].extras,
+        row_hz=headers[0].row_hz if options.rate_hz is None else options.rate_hz,
         chunk_rows=options.chunk_rows,
         qpos_low=statistics.state.low[:joints],
         qpos_high=statistics.state.high[:joints],
         action_low=statistics.action.low,
         action_high=statistics.action.high,
+        start_low=tuple(starts.min(0).tolist()),
+        start_high=tuple(starts.max(0).tolist()),
+        calibration_sha256=calibrations.pop() if len(calibrations) == 1 else "",
         data_hash=digest,
+        history=options.history,
+        history_stride=options.history_stride,
+        text=text,
     )
-    return TrainingData(train, validation, statistics, contract, len(parts) - held, left_out)
+
+
+def _column_names(header: Header) -> list[str]:
+    """Of the state."""
+    extras = [f"{extra.name}[{i}]" for extra in header.extras for i in range(extra.size)]
+    return [*header.joint_names, *extras]

@@ -1,34 +1,60 @@
 """The commander that plays a policy's chunks on the follower arms.
 
 Phases, homing, leases and the emergency stop are those of every commander. While running,
-each tick at the arms' rate asks the scheduler which action is due now, clamps it to the range
-of the training data and sends it; the arms' own limits come after that. When no chunk covers
-the instant (the policy stalled, a stream went silent) the last pose is kept: motion stops,
-the arms hold, and the next plan is blended in.
+each tick at the arms' rate asks the scheduler which action is due now, within the range of the
+training data, and sends it; the arms' own limits come after that. When no chunk covers
+the instant (the policy stalled or died, a stream went silent) the last pose is kept: motion
+stops, the arms hold, and the next plan is blended in.
+
+``origin_ns`` of a command is ``t0_ns`` of the newest plan in it, 0 while holding: so the
+recorded commands tell from which chunk and observation they came (``policies.provenance``).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from policies.card import read_card
-from policies.chunks import ChunkScheduler
-from policies.policy import ObservationContract
+from policies.chunks import JOINT_BLEND_PER_S, SEAM_TOLERANCE, ChunkScheduler
+from policies.deploy_settings import settings_of
+from policies.deployment import DeployOptions
+from policies.latency import COMMANDER_STAGES, Latencies
+from policies.policy import ObservationContract, StartCheck
 from teleop import topics
 from teleop.clock import NS_PER_S
 from teleop.commander import Commander, Pose
-from teleop.errors import PolicyError
-from teleop.messages import ActionChunk, FloatArray
+from teleop.messages import ActionChunk, FloatArray, Health
 from teleop.node import Inputs, NodeContext, NodeHealth, Outputs
 from teleop.rig import Rig
 from teleop.teleop_node import start_pose
 from teleop.topics import Queue
 
+PLANS_STALE_S = 1.0
+"""A policy that has not planned for so long, or for three of its periods, is not ready."""
+POLICY_SILENT_S = 1.5
+"""Its health comes several times a second (``rates.health_hz``); a slow inference may delay
+some."""
+
 
 class DeployNode(Commander):
-    """The commander of a session in which a policy acts."""
+    """The commander of a session in which a policy acts.
+
+    Args:
+        name: The node's name.
+        rig: As the job runs it.
+        lease: Identity of this run.
+        contract: Of the policy.
+        deploy: How plans are played; None takes the default for the contract's chunk length.
+        calibration: The live rig's, compared with that of the training data.
+        task: What is to be done.
+        allow_start: Begin even far from the start poses of the training data.
+
+    Raises:
+        PolicyError: the rig is not the one that the policy was trained for.
+        UnknownNameError: the rig lacks a camera.
+    """
 
     def __init__(
         self,
@@ -36,35 +62,54 @@ class DeployNode(Commander):
         rig: Rig,
         lease: str,
         contract: ObservationContract,
-        scheduler: ChunkScheduler | None = None,
+        deploy: DeployOptions | None = None,
+        *,
+        calibration: Mapping[str, Any] | None = None,
+        task: str = "",
+        allow_start: bool = False,
     ) -> None:
-        """Connect a contract to a rig; the default scheduler ensembles.
-
-        Raises:
-            PolicyError: the rig is not the one that the policy was trained for.
-            UnknownNameError: the rig lacks a camera.
-        """
         goals = {arm: start_pose(rig, arm) for arm in sorted(rig.followers)}
-        super().__init__(name, rig, "policy", lease, goals, {topics.POLICY_CHUNK: Queue.ALL})
-        contract.check_rig(rig)
-        self.scheduler = scheduler or ChunkScheduler(len(contract.joint_names))
+        heard = {topics.POLICY_CHUNK: Queue.ALL, topics.node_health("policy"): Queue.LATEST}
+        super().__init__(name, rig, "policy", lease, goals, heard)
+        self._warnings = contract.check_rig(rig, calibration, task)
+        deploy = deploy or DeployOptions.for_chunk(contract.chunk_rows)
+        self.scheduler = ChunkScheduler(
+            contract.joint_names,
+            deploy,
+            contract.action_low,
+            contract.action_high,
+            # However slow the arms' ticks are, a seam adds no more than this to one of them.
+            min(JOINT_BLEND_PER_S, SEAM_TOLERANCE * rig.rates.arm_hz),
+        )
         self._contract = contract
+        self._allow_start = allow_start
+        self._plans_stale_ns = max(
+            PLANS_STALE_S * NS_PER_S, 3 * deploy.replan_rows * contract.dt_ns
+        )
+        self._latencies = Latencies(COMMANDER_STAGES)
         self._has_gripper = {arm: rig.arm_model(arm).gripper is not None for arm in goals}
         self._action = self._columns(goals)
+        self._policy: Health | None = None
+        self._policy_heard_ns: int | None = None
         self._planned_ns: int | None = None
         self._held_since_ns: int | None = None
-        self._outside: list[str] = []
+        self._start: StartCheck | None = None
 
     def step(self, inputs: Inputs, now_ns: int) -> Outputs:
         """Take new plans, then follow the session's phase."""
-        for chunk in inputs.all(topics.POLICY_CHUNK, ActionChunk):
+        for got in inputs.received(topics.node_health("policy")):
+            assert isinstance(got.message, Health)
+            # Its stamp may be of another machine's clock.
+            self._policy, self._policy_heard_ns = got.message, got.arrival_ns
+        for got in inputs.received(topics.POLICY_CHUNK):
+            assert isinstance(got.message, ActionChunk)
             self._planned_ns = now_ns
-            self.scheduler.add(chunk, now_ns)
+            self._take_plan(got.message, got.arrival_ns, now_ns)
         return super().step(inputs, now_ns)
 
     def ready(self, now_ns: int) -> Outputs:
         """Hold the start pose while the policy makes its first plans."""
-        self._outside = self._starts_outside()
+        self._start = self._check_start()
         return self.holding(now_ns)
 
     def begin(self, now_ns: int) -> None:
@@ -79,21 +124,33 @@ class DeployNode(Commander):
             return []
         due = self.scheduler.action_at(now_ns)
         if due is not None:
-            self._action = self._contract.clamp(due)
+            self._action = due
             self._held_since_ns = None
         elif self._held_since_ns is None:
             self._held_since_ns = now_ns
+        newest = self.scheduler.newest
+        origin_ns = newest.t0_ns if newest is not None else 0
         poses = self._poses(self._action)
-        return [self.write.position(arm, pose, now_ns) for arm, pose in poses.items()]
+        return [self.write.position(arm, pose, now_ns, origin_ns) for arm, pose in poses.items()]
 
     def health(self, now_ns: int) -> NodeHealth:
-        """``ready`` only once the policy plans; else as every commander."""
+        """``ready`` only once the policy plans and the arms stand where it learned to begin."""
         said = super().health(now_ns)
         if said.state != "ready":
             return said
-        if self._planned_ns is None or now_ns - self._planned_ns > NS_PER_S:
-            return NodeHealth(state="waiting", detail="waiting for a plan of the policy")
-        return NodeHealth(state="ready", detail="; ".join(self._outside))
+        if self._planned_ns is None or now_ns - self._planned_ns > self._plans_stale_ns:
+            why = self._policy_trouble(now_ns)
+            detail = f"waiting for a plan of the policy{f': {why}' if why else ''}"
+            return NodeHealth(state="waiting", detail=detail)
+        start = self._start
+        if start is None:
+            return NodeHealth(state="waiting", detail="waiting for a reading of every arm")
+        if start.refusals and not self._allow_start:
+            words = "; ".join(start.refusals)
+            detail = f"too far from where training began: {words} (allow_start overrides)"
+            return NodeHealth(False, "blocked", detail)
+        words = "; ".join([*self._warnings, *start.refusals, *start.warnings])
+        return NodeHealth(state="ready", detail=words, values=self._latencies.values())
 
     def running_health(self, now_ns: int) -> NodeHealth:
         """``following``, or ``holding`` with the time for which no plan has covered."""
@@ -101,27 +158,49 @@ class DeployNode(Commander):
         values = {
             "chunks": float(counts.accepted),
             "late_chunks": float(counts.late),
+            "late_rows": float(counts.late_rows),
             "out_of_order_chunks": float(counts.out_of_order),
             "refused_chunks": float(counts.refused),
             "held_ticks": float(counts.held),
+            "seams": float(counts.seams),
             "largest_seam": counts.largest_seam,
+            **self._latencies.values(),
         }
-        if self._held_since_ns is not None:
-            seconds = (now_ns - self._held_since_ns) / NS_PER_S
-            detail = f"holding for {seconds:.1f} s: no plan covers now"
-            fault = self.scheduler.last_fault
-            return NodeHealth(False, "holding", f"{detail}; {fault}" if fault else detail, values)
-        return NodeHealth(True, "following", self.scheduler.last_fault, values)
+        if self._held_since_ns is None:
+            return NodeHealth(True, "following", self.scheduler.last_fault, values)
+        seconds = (now_ns - self._held_since_ns) / NS_PER_S
+        parts = [f"holding for {seconds:.1f} s: no plan covers now"]
+        parts += [self._policy_trouble(now_ns), self.scheduler.last_fault]
+        return NodeHealth(False, "holding", "; ".join(part for part in parts if part), values)
 
-    def _starts_outside(self) -> list[str]:
-        states = [self.heard.states.get(arm) for arm in self.goals]
-        if any(state is None for state in states):
-            return []
-        measured = {
-            arm: Pose(state.position_rad, self.goals[arm].gripper)
-            for arm, state in zip(self.goals, states, strict=True)
-            if state is not None
-        }
+    def _take_plan(self, chunk: ActionChunk, arrival_ns: int, now_ns: int) -> None:
+        until_ns = self.scheduler.covered_until_ns()
+        held_ns = self._held_since_ns
+        if not self.scheduler.add(chunk, now_ns):
+            return
+        self._latencies.add("transport", arrival_ns - chunk.stamp_ns)
+        self._latencies.add("plan", arrival_ns - chunk.t0_ns)
+        run_out_ns = until_ns if until_ns is not None else held_ns
+        if run_out_ns is not None:
+            self._latencies.add("overdue", now_ns - run_out_ns)
+
+    def _policy_trouble(self, now_ns: int) -> str:
+        """What is wrong with the policy's node, in words; empty when nothing is known."""
+        if self._policy is None or self._policy_heard_ns is None:
+            return "nothing has been heard of the policy's node"
+        silent_s = (now_ns - self._policy_heard_ns) / NS_PER_S
+        if silent_s > POLICY_SILENT_S:
+            return f"the policy's node has been silent for {silent_s:.1f} s"
+        return "" if self._policy.ok else self._policy.detail
+
+    def _check_start(self) -> StartCheck | None:
+        measured: dict[str, Pose] = {}
+        for arm, goal in self.goals.items():
+            state = self.heard.states.get(arm)
+            if state is None:
+                return None
+            opening = goal.gripper if state.gripper is None else state.gripper
+            measured[arm] = Pose(state.position_rad, opening)
         return self._contract.check_start(self._columns(measured))
 
     def _columns(self, poses: dict[str, Pose]) -> FloatArray:
@@ -150,22 +229,19 @@ class DeployNode(Commander):
 
 
 def build(name: str, context: NodeContext) -> DeployNode:
-    """Make the node.
-
-    Options: ``checkpoint`` (folder of a trained policy), ``lease``, and for the scheduler
-    ``chunk_mode``, ``decay_per_row`` and ``blend_s``.
+    """Make the node; options: see ``policies.deploy_settings``, and ``lease``.
 
     Raises:
         PolicyError: no usable checkpoint, or one of another rig.
     """
-    options = context.options
-    if "checkpoint" not in options:
-        raise PolicyError("no policy was named; give the folder of 'tandem train --out'")
-    contract = read_card(Path(str(options["checkpoint"]))).contract
-    scheduler = ChunkScheduler(
-        len(contract.joint_names),
-        mode=str(options.get("chunk_mode", "ensemble")),
-        decay_per_row=float(str(options.get("decay_per_row", 0.01))),
-        blend_s=float(str(options.get("blend_s", 0.1))),
+    settings = settings_of(context)
+    return DeployNode(
+        name,
+        context.rig,
+        str(context.options["lease"]),
+        settings.card.contract,
+        settings.deploy,
+        calibration=settings.calibration,
+        task=settings.task,
+        allow_start=settings.allow_start,
     )
-    return DeployNode(name, context.rig, str(options["lease"]), contract, scheduler)

@@ -1,173 +1,200 @@
 """How often does it succeed? Rollouts on the emulated rig, counted with an interval.
 
-Every subject faces the same scenes: episode i of a seed places the objects alike for the
-expert and for each policy, so that subjects can be compared scene by scene. Take another
-seed than the one the training episodes were recorded with.
+Every subject faces the same scenes: scene i of a seed places the objects alike for the expert
+and for each policy, so that subjects can be compared scene by scene. Take another seed than
+the one the training episodes were recorded with.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from policies.card import read_card
+from policies.card import Card, read_card
+from policies.comparison import Score
+from policies.deployment import DeployOptions
 from policies.policy import OBJECT_POSE
-from policies.statistics import wilson
-from policies.video import framed, frames_of, side_by_side, write_video
-from recorder.episode import Episode
+from policies.rollouts import Rollout, SceneRunner
+from policies.video import Taken, write_takes
 from teleop.assembly import Job
-from teleop.errors import PolicyError
-from teleop.session_plan import EpisodeResult
+from teleop.errors import MissingExtraError, PolicyError, UnknownNameError
+from teleop.rig import Rig
 
 EXPERT = "expert"
 """Subject: the scripted operator guiding the leaders, who made the demonstrations."""
-
-RunJob = Callable[[Job], Sequence[EpisodeResult]]
-"""Runs a job on the emulated rig to its end and tells what became of each episode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a subject achieved."""
-
-    subject: str
-    """``expert`` or the folder of a policy."""
-    sees: str
-    """What its actions were decided on."""
-    results: tuple[EpisodeResult, ...]
-
-    @property
-    def trials(self) -> int:
-        return len(self.results)
-
-    @property
-    def successes(self) -> int:
-        return sum(result.outcome == "success" for result in self.results)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of the success rate."""
-        return wilson(self.successes, self.trials)
-
-    @property
-    def mean_stage(self) -> float:
-        """Mean over episodes of the furthest reward stage reached."""
-        return sum(result.stage for result in self.results) / max(1, self.trials)
-
-    @property
-    def mean_seconds(self) -> float:
-        """Mean duration of the successful episodes; NaN without one."""
-        times = [result.seconds for result in self.results if result.outcome == "success"]
-        return sum(times) / len(times) if times else float("nan")
+OPTIONS = ("device", *(field.name for field in fields(DeployOptions)))
+"""What can be changed at deployment, for this evaluation alone."""
 
 
-def evaluate(
-    subject: str | Path,
-    run: RunJob,
+def run(
+    subjects: Sequence[str | Path],
+    rig: Rig,
     task: str,
     episodes: int,
     seed: int,
+    jobs: int | None = None,
     out: Path | None = None,
-    cameras: tuple[str, ...] | None = None,
-) -> Score:
-    """Let a subject do a task many times.
+    cameras: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    show: bool = True,
+) -> list[Score]:
+    """Let subjects do a task many times, all on the same scenes.
 
     Args:
-        subject: ``expert``, or the folder of a trained policy.
-        run: Runs the job on the emulated rig.
-        task: Must be the task that the policy was trained for.
+        subjects: Each ``expert``, or the folder of a trained policy.
+        rig: The rig as read from its file; the emulation of it is run.
+        task: One that each policy was trained for.
         episodes: How many scenes, from number 0 of the seed.
         seed: Places the objects; another one than that of the training episodes.
-        out: Record the episodes there; None records nothing.
-        cameras: Cameras to run beside those the policy needs, for example for a video.
+        jobs: Processes; one per core when None. The results do not depend on it.
+        out: Keep the recordings there, in a folder for each subject.
+        cameras: Cameras to run beside those the policies need, for example for a video.
+        options: ``device``, and fields of ``DeployOptions`` that replace the checkpoint's.
+        show: Draw a progress bar on standard error.
 
     Raises:
-        PolicyError: no policy in that folder, or one trained for another task.
+        PolicyError: no policy in a folder, one trained for another task, or a scene that
+            could not be run.
+        UnknownNameError: no such option.
     """
-    extra = set(cameras or ())
-    if subject == EXPERT:
-        job = Job("record", task, episodes, out, seed, cameras=tuple(sorted(extra)))
-        return Score(EXPERT, "the scene, scripted", tuple(run(job)))
+    for name in options or {}:
+        if name not in OPTIONS:
+            raise UnknownNameError("deployment option", name, OPTIONS)
+    folders = _folders(subjects, out)
+    work = [
+        (subject, *_job_of(subject, task, seed, folder, cameras, options or {}))
+        for subject, folder in zip(subjects, folders, strict=True)
+    ]
+    scores = []
+    with (
+        SceneRunner(rig, jobs) as runner,
+        _bar("evaluating", episodes * len(work), show) as tick,
+    ):
+        for subject, sees, job in work:
+            rollouts = runner.run(job, range(episodes), tick)
+            scores.append(Score(str(subject), sees, tuple(rollouts)))
+    return scores
+
+
+def record(
+    rig: Rig, task: str, episodes: int, seed: int, out: Path, jobs: int | None, show: bool = True
+) -> list[Rollout]:
+    """Let the expert make demonstrations, over several processes; only those still missing.
+
+    Episode i of the folder is scene i of the seed, whatever the number of processes.
+
+    Returns:
+        The episodes made now; fewer than ``episodes`` when the folder held some already.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(episodes) if not (out / f"episode_{i:06d}.hdf5").exists()]
+    if not missing:
+        return []
+    job = Job("record", task, out=out, seed=seed)
+    with SceneRunner(rig, jobs) as runner, _bar("recording", len(missing), show) as tick:
+        return runner.run(job, missing, tick)
+
+
+def _job_of(
+    subject: str | Path,
+    task: str,
+    seed: int,
+    out: Path | None,
+    cameras: Sequence[str],
+    options: Mapping[str, Any],
+) -> tuple[str, Job]:
+    """What a subject sees, in words, and the job that lets it act."""
+    if str(subject) == EXPERT:
+        chosen = tuple(sorted(set(cameras)))
+        return "the scene, scripted", Job("record", task, out=out, seed=seed, cameras=chosen)
     folder = Path(subject)
-    contract = read_card(folder).contract
-    if contract.task != task:
+    card = read_card(folder)
+    if task not in card.contract.tasks:
+        trained = " and ".join(card.contract.tasks)
         raise PolicyError(
-            f"{folder} was trained for {contract.task!r}, not for {task!r}; "
-            f"evaluate it with --task {contract.task}"
+            f"{folder} was trained for {trained}, not for {task}; "
+            f"evaluate it with --task {card.contract.tasks[0]}"
         )
-    seen = {view.name for view in contract.cameras}
-    job = Job(
+    needed = {view.name for view in card.contract.cameras} | set(cameras)
+    return inputs_of(card), Job(
         "deploy",
         task,
-        episodes,
-        out,
-        seed,
-        cameras=tuple(sorted(seen | extra)),
-        options={"checkpoint": str(folder.resolve())},
+        out=out,
+        seed=seed,
+        cameras=tuple(sorted(needed)),
+        options={**options, "checkpoint": str(folder.resolve())},
     )
-    return Score(str(folder), inputs_of(folder), tuple(run(job)))
 
 
-def inputs_of(folder: Path) -> str:
+def _folders(subjects: Sequence[str | Path], out: Path | None) -> list[Path | None]:
+    """Where each subject's recordings go; runs of one name are told apart by their number."""
+    if out is None:
+        return [None] * len(subjects)
+    names = [Path(subject).resolve().name for subject in subjects]
+    return [
+        out.resolve() / (name if names.count(name) == 1 else f"{number}_{name}")
+        for number, name in enumerate(names)
+    ]
+
+
+def inputs_of(card: Card) -> str:
     """What a policy sees, in words."""
-    contract = read_card(folder).contract
+    contract = card.contract
     parts = ["joints", *(view.name for view in contract.cameras)]
     parts += [
         "object poses (privileged)" if extra.name == OBJECT_POSE else extra.name
         for extra in contract.extras
     ]
+    if contract.text is not None:
+        parts.append("instruction")
     return "joints only (blind)" if len(parts) == 1 else ", ".join(parts)
 
 
+@contextmanager
+def _bar(what: str, total: int, show: bool) -> Iterator[Callable[[Rollout], None]]:
+    """A progress bar that counts scenes and successes."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("tqdm", "train", "an evaluation") from error
+    succeeded = 0
+    with tqdm(total=total, desc=what, unit="scene", disable=not show) as bar:
+
+        def tick(rollout: Rollout) -> None:
+            nonlocal succeeded
+            succeeded += rollout.success
+            bar.set_postfix(success=succeeded, refresh=False)
+            bar.update()
+
+        yield tick
+
+
 VIDEO_ROLLOUTS = 9
-VIDEO_EVERY_ROWS = 2
-BORDER_PX = 4
-SUCCESS_RGB, FAILURE_RGB = (40, 170, 60), (210, 50, 40)
 
 
-def write_video_of(score: Score, camera: str, path: Path) -> None:
-    """The first recorded rollouts side by side, framed green (success) or red.
+def write_video_of(score: Score, camera: str, path: Path) -> int:
+    """Recorded successes and failures side by side, framed green and red.
+
+    Half of each where there are enough; the rest of the places go to what there is.
+
+    Returns:
+        How many images the video has.
 
     Raises:
         PolicyError: nothing was recorded, or the file cannot be written.
         UnknownNameError: the rollouts have no such camera.
     """
-    shown = [result for result in score.results[:VIDEO_ROLLOUTS] if result.path]
-    if not shown:
-        raise PolicyError(f"{score.subject}: no rollout was recorded, so there is no video")
-    rollouts = []
-    for result in shown:
-        colour = SUCCESS_RGB if result.outcome == "success" else FAILURE_RGB
-        frames = frames_of(Path(result.path), camera, VIDEO_EVERY_ROWS)
-        rollouts.append([framed(frame, BORDER_PX, colour) for frame in frames])
-    with Episode(shown[0].path) as episode:
-        fps = episode.row_hz / VIDEO_EVERY_ROWS
-    write_video(path, side_by_side(rollouts, columns=math.isqrt(len(rollouts))), fps)
-
-
-def table(scores: Sequence[Score]) -> str:
-    """The scores in Markdown."""
-    head = [
-        "| subject | sees | successes | rate | 95 % interval | mean stage | mean time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    return "\n".join(head + [_row(score) for score in scores])
-
-
-def _row(score: Score) -> str:
-    low, high = score.interval
-    rate = score.successes / max(1, score.trials)
-    most = max((result.max_stage for result in score.results), default=0)
-    seconds = f"{score.mean_seconds:.1f} s" if score.successes else "-"
-    cells = [
-        score.subject,
-        score.sees,
-        f"{score.successes}/{score.trials}",
-        f"{rate:.0%}",
-        f"{low:.0%} to {high:.0%}",
-        f"{score.mean_stage:.1f}/{most}",
-        seconds,
-    ]
-    return f"| {' | '.join(cells)} |"
+    kept = [rollout for rollout in score.rollouts if rollout.result.path]
+    if not kept:
+        raise PolicyError(
+            f"{score.subject}: no rollout was recorded, so there is no video; give --out DIR"
+        )
+    failures = [rollout for rollout in kept if not rollout.success]
+    successes = [rollout for rollout in kept if rollout.success]
+    bad = min(len(failures), max(VIDEO_ROLLOUTS // 2, VIDEO_ROLLOUTS - len(successes)))
+    chosen = successes[: VIDEO_ROLLOUTS - bad] + failures[:bad]
+    takes = [Taken(Path(rollout.result.path), rollout.success) for rollout in chosen]
+    return write_takes(path, takes, camera)

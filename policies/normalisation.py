@@ -1,41 +1,76 @@
-"""Statistics of the training data, and the maps they define."""
+"""Statistics of the training data, and the maps they define.
+
+A map is affine per column, so its inverse is exact: ``normalise(x) = (x - centre) / scale``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teleop.errors import PolicyError
 from teleop.messages import FloatArray
+
+MapName = Literal["standard", "range", "quantile"]
+"""``standard``: zero mean, unit deviation. ``range``: smallest and largest value to -1 and 1.
+``quantile``: the 1st and 99th percentile to -1 and 1, so that few wild values do not squeeze
+the others; nothing is clipped."""
 
 STD_FLOOR = 1e-2
 """Columns that hardly move are divided by this: 0.01 rad or 1 % of a gripper's stroke. Without
 a floor, sensor noise of a resting joint would look like motion."""
-EXPLODING = 1e3
-"""A value this many deviations from the mean is broken data, not motion."""
+EXPLODING = 100.0
+"""A value so many spreads from the median is broken data, not motion. The spread is that of
+the middle 98 %: a deviation grows with the very value that is looked for."""
+SPREAD_FLOOR = 0.1
+"""Least spread for that, so that nothing within 10 rad or 10 m is called broken in a column
+that rests nearly always."""
+LEVELS = 256
+"""Values of a pixel."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnStatistics:
-    """Mean, deviation and range of each column of a table."""
+    """The map of each column of a table, and what it is made from."""
 
+    map: MapName
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """Never below ``STD_FLOOR``."""
     low: tuple[float, ...]
     high: tuple[float, ...]
+    q01: tuple[float, ...]
+    """1st percentile."""
+    q99: tuple[float, ...]
+    """99th percentile."""
+
+    def centre_scale(self) -> tuple[FloatArray, FloatArray]:
+        """Each of shape (C,); the scale is never below ``STD_FLOOR``."""
+        if self.map == "standard":
+            return np.asarray(self.mean), np.asarray(self.std)
+        low, high = (self.low, self.high) if self.map == "range" else (self.q01, self.q99)
+        bottom, top = np.asarray(low), np.asarray(high)
+        return (top + bottom) / 2, np.maximum((top - bottom) / 2, STD_FLOOR)
 
     def normalise(self, values: FloatArray) -> FloatArray:
-        """To zero mean and unit deviation; shape (..., C)."""
-        normalised: FloatArray = (values - np.asarray(self.mean)) / np.asarray(self.std)
+        """Through the map; shape (..., C)."""
+        centre, scale = self.centre_scale()
+        normalised: FloatArray = (values - centre) / scale
         return normalised
 
     def restore(self, values: FloatArray) -> FloatArray:
         """The inverse of ``normalise``."""
-        restored: FloatArray = values * np.asarray(self.std) + np.asarray(self.mean)
+        centre, scale = self.centre_scale()
+        restored: FloatArray = values * scale + centre
         return restored
+
+    def constant(self) -> tuple[int, ...]:
+        """Columns that do not move by more than ``STD_FLOOR`` in all."""
+        moved = np.asarray(self.high) - np.asarray(self.low)
+        return tuple(int(column) for column in np.flatnonzero(moved <= STD_FLOOR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +92,57 @@ class Statistics:
     """Per camera, in the contract's order."""
 
 
-def column_statistics(table: FloatArray, what: str) -> ColumnStatistics:
-    """Statistics over the rows of a table of shape (N, C).
+def fault(table: FloatArray) -> tuple[int, int, str] | None:
+    """The worst value of a table of shape (N, C) that makes its statistics useless.
 
-    Raises:
-        PolicyError: a column holds NaN or a value far outside the others.
+    Returns:
+        Its row and column and what is wrong with it, in words; None when all is well.
     """
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
-        raise PolicyError(f"{what}: column {column} is not finite in row {row} of the data")
-    mean, std = table.mean(0), np.maximum(table.std(0), STD_FLOOR)
-    worst = np.abs(table - mean).max(0) / std
-    if (worst > EXPLODING).any():
-        column = int(worst.argmax())
-        raise PolicyError(
-            f"{what}: column {column} holds a value {worst[column]:.0f} deviations from its mean; "
-            "look for it with 'tandem inspect --validate'"
-        )
+        return int(row), int(column), f"is {table[row, column]}; leave this episode out"
+    q01, median, q99 = np.quantile(table, (0.01, 0.5, 0.99), axis=0)
+    far = np.abs(table - median) / np.maximum(q99 - q01, SPREAD_FLOOR)
+    row, column = np.unravel_index(int(far.argmax()), far.shape)
+    if far[row, column] <= EXPLODING:
+        return None
+    words = (
+        f"reaches {table[row, column]:.4g}, while 98 % of the data lie in "
+        f"{q01[column]:.4g} to {q99[column]:.4g}; leave this episode out"
+    )
+    return int(row), int(column), words
+
+
+def column_statistics(table: FloatArray, map: MapName = "standard") -> ColumnStatistics:
+    """Statistics over the rows of a table of shape (N, C), all finite."""
+    q01, q99 = np.quantile(table, (0.01, 0.99), axis=0)
     return ColumnStatistics(
-        tuple(mean.tolist()),
-        tuple(std.tolist()),
-        tuple(table.min(0).tolist()),
-        tuple(table.max(0).tolist()),
+        map=map,
+        mean=_floats(table.mean(0)),
+        std=_floats(np.maximum(table.std(0), STD_FLOOR)),
+        low=_floats(table.min(0)),
+        high=_floats(table.max(0)),
+        q01=_floats(q01),
+        q99=_floats(q99),
     )
 
 
-def image_statistics(images: NDArray[np.uint8], samples: int = 500) -> ImageStatistics:
-    """Channel statistics over at most ``samples`` evenly spaced images of (N, H, W, 3)."""
-    chosen = images[:: max(1, len(images) // samples)].reshape(-1, 3) / np.float32(255)
-    mean = chosen.mean(0, dtype=np.float64)
-    std = np.maximum(chosen.std(0, dtype=np.float64), STD_FLOOR)
+def image_statistics(images: Sequence[NDArray[np.uint8]]) -> ImageStatistics:
+    """Channel statistics over some images, each of shape (H, W, 3)."""
+    counts = np.zeros((3, LEVELS))
+    for image in images:
+        for channel in range(3):
+            some = image[::2, ::2, channel].reshape(-1)  # every fourth pixel tells as much
+            counts[channel] += np.bincount(some, minlength=LEVELS)
+    share = counts / counts.sum(1, keepdims=True)
+    levels = np.arange(LEVELS) / (LEVELS - 1)
+    mean = share @ levels
+    std = np.maximum(np.sqrt(share @ levels**2 - mean**2), STD_FLOOR)
     return ImageStatistics(
         (float(mean[0]), float(mean[1]), float(mean[2])),
         (float(std[0]), float(std[1]), float(std[2])),
     )
+
+
+def _floats(values: FloatArray) -> tuple[float, ...]:
+    return tuple(values.tolist())

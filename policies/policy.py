@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recorder.meta import calibration_sha256
 from recorder.rows import column_names
 from teleop.clock import NS_PER_S
 from teleop.errors import PolicyError, UnknownNameError
@@ -24,6 +25,13 @@ Image = NDArray[np.uint8]
 
 OBJECT_POSE = "object_pose"
 """Extra input: poses of the task's objects, flattened (N*7,). Privileged: emulation only."""
+
+START_WARN = 0.1
+"""Beyond the start poses of the training data by more (rad, or opening): worth knowing. The
+servos hold with a proportional gain and rest a few hundredths off, more under a load."""
+START_REFUSE = 0.35
+"""By more than this the policy has seen nothing like it: 20 degrees, well beyond what homing
+leaves (``teleop.commander.HOME_TOLERANCE_RAD``, 0.2)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +47,8 @@ class Observation:
     """By camera: shape (H, W, 3), RGB, at the contract's training size."""
     extra: Mapping[str, FloatArray] = field(default_factory=dict)
     """By name: the contract's other inputs, each a vector."""
+    instruction: str = ""
+    """What is to be done, in the words of the rig's task."""
 
 
 class Policy(Protocol):
@@ -59,6 +69,16 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Forget the past; called before every episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartCheck:
+    """How the measured pose lies to the start poses of the training data, in words."""
+
+    warnings: tuple[str, ...]
+    """Joints between ``START_WARN`` and ``START_REFUSE`` outside."""
+    refusals: tuple[str, ...]
+    """Joints further outside, or not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +137,8 @@ class ObservationContract:
     """Smallest and largest qpos of each column at the first rows of the training episodes."""
     start_high: tuple[float, ...]
     calibration_sha256: str
-    """Of the rig's calibration, as the episodes hold it; empty when they differ in it."""
+    """Of the rig's calibration, as the episodes hold it (``recorder.meta``); empty when they
+    differ in it."""
     data_hash: str
     """SHA-256 over the episode files, in the order of their names."""
     history: int = 1
@@ -135,8 +156,15 @@ class ObservationContract:
         """The action within the range of the training data; shape (A,)."""
         return np.clip(action, self.action_low, self.action_high)
 
-    def check_rig(self, rig: Rig) -> list[str]:
+    def check_rig(
+        self, rig: Rig, calibration: Mapping[str, Any] | None = None, task: str = ""
+    ) -> list[str]:
         """Compare with a live rig.
+
+        Args:
+            rig: As it will run the policy.
+            calibration: Its calibration results, as the recorder stores them.
+            task: What it is to do; empty when that is not known.
 
         Returns:
             Differences that a policy can live with but an operator should know.
@@ -163,23 +191,35 @@ class ObservationContract:
                     "the policy reads object poses, which only the emulated rig knows; "
                     "run it with --emulate or train one on cameras"
                 )
-        return [warning for view in self.cameras for warning in _camera_warnings(view, rig)]
+        warnings = [warning for view in self.cameras for warning in _camera_warnings(view, rig)]
+        if self.calibration_sha256 not in ("", calibration_sha256(calibration or {})):
+            warnings.append("the rig's calibration is not that of the training episodes")
+        if task and self.tasks and task not in self.tasks:
+            warnings.append(f"the policy was trained for {', '.join(self.tasks)}, not for {task}")
+        return warnings
 
-    def check_start(self, qpos: FloatArray, margin: float = 0.1) -> list[str]:
-        """Joints that start outside the training range, in words.
+    def check_start(self, qpos: FloatArray) -> StartCheck:
+        """Compare the measured pose with the first rows of the training episodes.
 
         Args:
             qpos: Shape (D,), rad and gripper opening.
-            margin: How far outside is still accepted; rad, or opening for a gripper.
         """
-        outside = (qpos < np.asarray(self.qpos_low) - margin) | (
-            qpos > np.asarray(self.qpos_high) + margin
-        )
-        return [
-            f"{self.joint_names[i]} is at {qpos[i]:.2f}, trained on "
-            f"{self.qpos_low[i]:.2f} to {self.qpos_high[i]:.2f}"
-            for i in np.flatnonzero(outside)
+        outside = np.maximum(
+            np.asarray(self.start_low) - qpos, qpos - np.asarray(self.start_high)
+        )  # (D,), negative inside
+        words = [
+            f"{name} is at {at:.2f}, training began at {low:.2f} to {high:.2f}"
+            for name, at, low, high in zip(
+                self.joint_names, qpos, self.start_low, self.start_high, strict=True
+            )
         ]
+        # Not >, so that a joint that was not measured (NaN) is refused.
+        refused = ~(outside <= START_REFUSE)
+        warned = (outside > START_WARN) & ~refused
+        return StartCheck(
+            tuple(words[i] for i in np.flatnonzero(warned)),
+            tuple(words[i] for i in np.flatnonzero(refused)),
+        )
 
 
 def chunk_of(

@@ -1,37 +1,55 @@
 """The node that runs a policy: observations in, action chunks out, off the control thread.
 
-It never commands an arm. It sees what the recorder's rows hold: per stream the newest sample
-that has arrived. When a stream is missing or too old it plans nothing and says why; the
-commander then plays its last plan to the end and holds.
+It never commands an arm. When a stream is missing or too old it plans nothing and says why;
+the commander then plays its last plan to the end and holds. It may run on another machine than
+the arms: it is reached over the bus like any node, and thinks in the rig's time.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
-
-from policies.images import decode, shrink
-from policies.policy import OBJECT_POSE, Observation, Policy
+from policies.deploy_settings import DeploySettings, settings_of
+from policies.deployment import DeployOptions
+from policies.latency import POLICY_STAGES, Latencies
+from policies.observing import Observer
+from policies.plugin import load_plugin
+from policies.policy import Policy
+from policies.rig_time import RigTime
+from policies.warm_up import WarmUp, warm_up
 from teleop import messages as m
 from teleop import topics
-from teleop.clock import NS_PER_S, Clock, ns_from_s
-from teleop.errors import PolicyError
-from teleop.messages import FloatArray
-from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Received
+from teleop.clock import Clock
+from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs
 from teleop.rig import Rig
 from teleop.topics import Queue
 
-INFER_EVERY_ROWS = 5
-"""Rows between inferences: 0.1 s at 50 Hz, the rate at which ensembling was measured."""
-PERIODS_STALE = 3
-"""A camera that misses this many frames is too old to act on, beyond ``warn_late_s``."""
+log = logging.getLogger(__name__)
+
 PLANNING_PHASES = ("ready", "running")
 
 
 class PolicyNode:
-    """Asks a policy for plans at a steady rate."""
+    """Asks a policy for plans at a steady rate.
+
+    Args:
+        name: The node's name.
+        policy: Warmed up, see ``policies.warm_up``.
+        rig: As the job runs it.
+        clock: Times inferences.
+        deploy: How often to plan; None takes the default for the contract's chunk length.
+        task: What is to be done; its instruction is part of every observation.
+        calibration: The live rig's, compared with that of the training data.
+        remote: The rig runs on another machine and has another clock.
+        warmed: What the first inferences took.
+
+    Raises:
+        PolicyError: the rig is not the one that the policy was trained for.
+        UnknownNameError: the rig lacks a camera.
+    """
 
     def __init__(
         self,
@@ -39,146 +57,112 @@ class PolicyNode:
         policy: Policy,
         rig: Rig,
         clock: Clock,
-        infer_every_rows: int = INFER_EVERY_ROWS,
+        deploy: DeployOptions | None = None,
+        *,
+        task: str = "",
+        calibration: Mapping[str, Any] | None = None,
+        remote: bool = False,
+        warmed: WarmUp | None = None,
     ) -> None:
-        """Connect a policy to a rig.
-
-        Raises:
-            PolicyError: the rig is not the one that the policy was trained for.
-            UnknownNameError: the rig lacks a camera.
-        """
         self.name = name
         self._policy = policy
         self._clock = clock
-        self._contract = policy.contract
-        self._warnings = self._contract.check_rig(rig)
-        self._arms = sorted(rig.followers)
-        self._newest: dict[str, Received] = {}
-        self._oldest_ns = {
-            topics.arm_state(arm): ns_from_s(rig.safety.stale_command_s) for arm in self._arms
-        }
-        for view in self._contract.cameras:
-            periods_s = PERIODS_STALE / rig.cameras[view.name].fps
-            self._oldest_ns[topics.camera_frame(view.name)] = ns_from_s(
-                periods_s + rig.recording.warn_late_s
-            )
-        if any(extra.name == OBJECT_POSE for extra in self._contract.extras):
-            self._oldest_ns[topics.TASK_STATE] = ns_from_s(PERIODS_STALE / rig.rates.task_hz)
+        contract = policy.contract
+        self.warnings = contract.check_rig(rig, calibration, task)
+        self._warmed = warmed
+        self._latencies = Latencies(POLICY_STAGES)
+        self._rig_time = RigTime(remote)
+        # As in training: a task without an instruction is told by its name.
+        instruction = (rig.tasks[task].instruction if task in rig.tasks else "") or task
+        self._observer = Observer(
+            rig, contract, self._rig_time, instruction, clock, self._latencies
+        )
         self._phase = ""
+        self._since_ns = 0
         self._planned = 0
         self._blocked = ""
         self._blocked_count = 0
-        self._infer_s = 0.0
+        deploy = deploy or DeployOptions.for_chunk(contract.chunk_rows)
         self.plan = NodePlan(
-            period_ns=infer_every_rows * self._contract.dt_ns,
-            subscriptions={
-                **dict.fromkeys(self._oldest_ns, Queue.LATEST),
-                topics.SESSION_PHASE: Queue.LATEST,
-            },
+            period_ns=deploy.replan_rows * contract.dt_ns,
+            subscriptions={**self._observer.subscriptions, topics.SESSION_PHASE: Queue.LATEST},
             publications=(topics.POLICY_CHUNK,),
         )
 
     def step(self, inputs: Inputs, now_ns: int) -> Outputs:
         """Plan from the newest samples, while an episode is about to run or running."""
-        for topic in self._oldest_ns:
-            if got := inputs.received(topic):
-                self._newest[topic] = got[-1]
+        self._observer.take(inputs)
         phase = inputs.latest(topics.SESSION_PHASE, m.SessionPhase)
         if phase is not None and phase.phase != self._phase:
             if phase.phase == "running":
                 self._policy.reset()
+                self._since_ns = phase.stamp_ns
             self._phase = phase.phase
         if self._phase not in PLANNING_PHASES:
+            self._blocked = ""
             return []
-        self._blocked = self._missing(now_ns)
+        self._blocked = self._observer.missing(now_ns)
         if self._blocked:
             self._blocked_count += 1
             return []
-        observation = self._observe()
         begun_ns = self._clock.now_ns()
-        chunk = self._policy.infer(observation)
+        history = self._observer.observe(now_ns, self._planned, self._since_ns)
+        seen_ns = self._clock.now_ns()
+        chunk = self._policy.infer(history)
         ended_ns = self._clock.now_ns()
-        self._infer_s = (ended_ns - begun_ns) / NS_PER_S
+        self._latencies.add("inference", ended_ns - seen_ns)
         self._planned += 1
-        stamped = replace(chunk, stamp_ns=now_ns + ended_ns - begun_ns, seq=self._planned - 1)
-        return [(topics.POLICY_CHUNK, stamped)]
+        sent_ns = self._rig_time.of(now_ns + ended_ns - begun_ns)
+        return [(topics.POLICY_CHUNK, replace(chunk, stamp_ns=sent_ns, seq=self._planned - 1))]
 
     def health(self, now_ns: int) -> NodeHealth:
-        """``ready`` from the start: the policy was warmed up when it was loaded."""
+        """``ready`` from the start: the policy was warmed up before the node was made."""
         values = {
             "chunks": float(self._planned),
             "blocked": float(self._blocked_count),
-            "infer_ms": 1e3 * self._infer_s,
+            **self._latencies.values(),
         }
-        detail = self._blocked or "; ".join(self._warnings)
+        if self._warmed is not None:
+            values["first_infer_ms"] = self._warmed.first_ms
+            values["warm_infer_ms"] = self._warmed.last_ms
+        detail = self._blocked or "; ".join(self.warnings)
         state = "blocked" if self._blocked else "ready"
         return NodeHealth(not self._blocked, state, detail, values)
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _missing(self, now_ns: int) -> str:
-        """Why there is no complete observation now; empty when there is one."""
-        for topic, oldest_ns in self._oldest_ns.items():
-            got = self._newest.get(topic)
-            if got is None:
-                return f"nothing has come on {topic} yet"
-            age_ns = now_ns - got.message.stamp_ns
-            if age_ns > oldest_ns:
-                return f"{topic} is {age_ns / NS_PER_S:.2f} s old"
-        return ""
-
-    def _observe(self) -> Observation:
-        """The newest sample of every stream.
-
-        The observation stands for the instant its newest arm reading arrived: at a row of the
-        recorder's grid the same samples would stand side by side.
-        """
-        states = [self._newest[topics.arm_state(arm)] for arm in self._arms]
-        images = {}
-        for view in self._contract.cameras:
-            frame = self._newest[topics.camera_frame(view.name)].message
-            assert isinstance(frame, m.Frame)
-            images[view.name] = shrink(decode(frame), view.height, view.width)
-        extra = {}
-        if topics.TASK_STATE in self._oldest_ns:
-            task = self._newest[topics.TASK_STATE].message
-            assert isinstance(task, m.TaskState)
-            extra[OBJECT_POSE] = task.object_pose.reshape(-1)
-        return Observation(
-            stamp_ns=max(state.arrival_ns for state in states),
-            observation_id=self._planned,
-            qpos=np.concatenate([_columns(state.message) for state in states]),
-            images=images,
-            extra=extra,
-        )
-
-
-def _columns(state: m.Message) -> FloatArray:
-    """The arm's part of qpos: joints, then the gripper where there is one."""
-    assert isinstance(state, m.ArmState)
-    if state.gripper is None:
-        return state.position_rad
-    return np.append(state.position_rad, state.gripper)
-
 
 def build(name: str, context: NodeContext) -> PolicyNode:
     """The node of a checkpoint, loaded and warmed up.
 
-    Options: ``checkpoint`` (folder of a trained policy), ``device``, ``infer_every_rows``.
+    Options: see ``policies.deploy_settings``.
 
     Raises:
         PolicyError: no usable checkpoint, or one of another rig.
     """
-    from policies.checkpoint import load_policy
-
-    options = context.options
-    if "checkpoint" not in options:
-        raise PolicyError("no policy was named; give the folder of 'tandem train --out'")
+    settings = settings_of(context)
+    policy = _load(settings, context)
+    warmed = warm_up(policy, context.clock)
+    log.info("%s: %s", name, warmed)
     return PolicyNode(
         name,
-        load_policy(Path(str(options["checkpoint"])), str(options.get("device", "cpu"))),
+        policy,
         context.rig,
         context.clock,
-        int(str(options.get("infer_every_rows", INFER_EVERY_ROWS))),
+        settings.deploy,
+        task=settings.task,
+        calibration=settings.calibration,
+        remote=settings.remote,
+        warmed=warmed,
     )
+
+
+def _load(settings: DeploySettings, context: NodeContext) -> Policy:
+    """The policy, by the loader that the options name or as a checkpoint of Tandem's trainer."""
+    if not settings.loader:
+        from policies.checkpoint import load_policy
+
+        return load_policy(settings.folder, settings.device, settings.deploy.noise)
+    make = load_plugin("policy loader", settings.loader)
+    return cast(Callable[[DeploySettings, NodeContext], Policy], make)(settings, context)

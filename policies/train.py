@@ -1,283 +1,295 @@
-"""The trainer: one loop for every family, readable from top to bottom.
+"""``tandem train FAMILY --data DIR --out RUN``: from episodes to a policy.
 
-``tandem train FAMILY --data DIR --out RUN`` reads episodes, trains, and leaves a checkpoint,
-``metrics.csv`` and ``curve.png`` in RUN.
+RUN holds the policy (``policy.json``, ``model.safetensors``), the curve (``metrics.csv``,
+``curve.png``, ``tensorboard/``) and the state that ``--resume`` goes on from (``run/``). The
+loop itself is ``policies.loop``. With several processes, started by
+``torchrun --nproc-per-node N -m policies.train FAMILY ...`` or by ``accelerate launch -m``, the
+first one writes.
+
+CPU threads: a process uses one unless ``--threads`` says otherwise. Threads beyond the idle
+cores make training slower, because OpenMP's waiting threads spin and take the core from those
+that work: on busy cores 2 to 8 times slower was measured. They are therefore told to sleep
+while they wait, which OpenMP reads once, when torch is loaded.
 """
 
 from __future__ import annotations
 
-import csv
-import math
+import json
+import os
+import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import numpy as np
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
-import tyro
+from accelerate import Accelerator, PartialState
 from tqdm import tqdm
 
 from policies import checkpoint
+from policies.augment import Augmenter
 from policies.card import CARD
-from policies.dataset import (
-    LEARNED_OUTCOMES,
-    LEARNED_VERDICTS,
-    DataOptions,
-    Outcome,
-    TrainingData,
-    WindowSet,
-    load,
-)
-from policies.family import Batch, Family
-from policies.learned import Preprocessor, parameters_of, shapes_of
+from policies.dataset import TrainingData, load
+from policies.divergence import BadBatchError
+from policies.encoders import load_pretrained
+from policies.family import Family
+from policies.learned import parameters_of, shapes_of
+from policies.loop import fit
+from policies.metrics import Metric, draw_curve, write_metrics
 from policies.registry import load_family
-from recorder.quality import Level
+from policies.run_state import RunState
+from policies.tracking import Trackers, check_names
+from policies.train_args import PARTS, TrainArgs, family_list, parse
 from teleop.errors import MissingExtraError, PolicyError
 
-C = TypeVar("C")
+STATE_FOLDER = "run"
+METRICS, CURVE, BAD_BATCH = "metrics.csv", "curve.png", "bad_batch.npz"
+MADE_HERE = (CARD, checkpoint.WEIGHTS, METRICS, CURVE, BAD_BATCH, STATE_FOLDER, "tensorboard")
+"""What training leaves in RUN, and --overwrite replaces."""
 
-
-@dataclass(frozen=True)
-class TrainArgs(Generic[C]):
-    """Train a policy on recorded episodes."""
-
-    data: Path
-    """Folder of episode files."""
-    out: Path
-    """Folder for the trained policy."""
-    model: tyro.conf.OmitArgPrefixes[C]
-    overwrite: bool = False
-    """Replace the policy that the folder already holds."""
-    outcomes: tuple[Outcome, ...] = LEARNED_OUTCOMES
-    """Episodes to learn from, by what the operator said of them."""
-    verdicts: tuple[Level, ...] = LEARNED_VERDICTS
-    """Episodes to learn from, by what the recorder said of their quality."""
-    steps: int = 2400
-    """Optimiser steps."""
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    """Peak of the one-cycle schedule."""
-    weight_decay: float = 1e-4
-    seed: int = 0
-    cameras: tuple[str, ...] | None = None
-    """Cameras to see; all that were recorded when not given."""
-    image_size: tuple[int, int] = (96, 128)
-    """Height and width of the images at training, pixels."""
-    blind: bool = False
-    """See joint positions only: the baseline that shows what the cameras are worth."""
-    object_pose: bool = False
-    """See object poses instead of cameras (privileged: emulated rig only)."""
-    chunk_rows: int = 50
-    """Rows of one action chunk."""
-    row_stride: int = 3
-    """Every how many rows a training window begins."""
-    holdout: float = 0.1
-    """Share of the episodes held back for the validation loss."""
-    threads: int = 1
-    """CPU threads; more than there are idle cores makes training slower, not faster."""
-    device: str = "cpu"
-    log_every: int = 100
-    """Steps between rows of metrics.csv."""
-
-    def data_options(self) -> DataOptions:
-        """The part of the arguments that selects data."""
-        return DataOptions(
-            cameras=() if self.blind or self.object_pose else self.cameras,
-            image_size=self.image_size,
-            object_pose=self.object_pose,
-            chunk_rows=self.chunk_rows,
-            row_stride=self.row_stride,
-            holdout=self.holdout,
-            outcomes=self.outcomes,
-            verdicts=self.verdicts,
-        )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of ``metrics.csv``; losses are means over normalised action columns."""
-
-    step: int
-    train_loss: float
-    """Mean since the last row."""
-    validation_loss: float | None
-    """None, an empty cell, when no episode is held back."""
-    learning_rate: float
+MAY_CHANGE = {
+    *("data", "out", "device", "encoder_weights", "track", "overwrite", "resume", "dry_run"),
+    *("threads", "workers", "save_every", "cache", "verify_cache"),
+}
+"""Options that a resumed run may have otherwise; of the data, the content is compared."""
 
 
 def main(argv: Sequence[str]) -> int:
     """``tandem train``; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        argv = ["bc", "--help"]
+    if not argv or argv[0].startswith("-"):
+        tqdm.write(family_list())
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
     family, *options = argv
-    config_type: Any = load_family(family).config_type
-    args = tyro.cli(
-        TrainArgs[config_type],
-        args=options,
-        prog=f"tandem train {family}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    last = train(family, args, show=sys.stderr.isatty())[-1]
+    args = parse(family, options)
+    metrics = train(family, args, show=sys.stderr.isatty())
+    if args.dry_run:
+        return 0
+    last = metrics[-1]
     held_back = (
         "no held-back episodes"
         if last.validation_loss is None
         else f"held-back loss {last.validation_loss:.4f}"
     )
-    tqdm.write(
+    _say(
         f"{args.out}: {family} after {last.step} steps, training loss {last.train_loss:.4f}, "
-        f"{held_back}; curve: {args.out / 'curve.png'}"
+        f"{held_back}; curve: {args.out / CURVE}"
     )
     return 0
 
 
 def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
-    """Train, and save the policy with its curve; prints which episodes were left out.
+    """Train, and leave the policy with its curve in ``args.out``.
 
     Args:
         family: A name of ``policies.registry``.
-        args: All options.
+        args: All options; ``policies.train_args.recipe_args`` makes them from code.
         show: Draw progress bars on standard error.
 
+    Returns:
+        The curve; empty after a dry run.
+
     Raises:
-        PolicyError: unusable data or options, a policy in the way, or a loss that is no longer
-            a number.
+        PolicyError: unusable data or options, something in the way in ``args.out``, or a loss
+            that is no longer a number (the batch is left in ``bad_batch.npz``).
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; state, policy and curve are saved.
     """
-    if args.blind and args.object_pose:
-        raise PolicyError("--blind and --object-pose exclude each other; give one of them")
-    if (args.out / CARD).exists() and not args.overwrite:
-        raise PolicyError(
-            f"{args.out} holds a policy already; name another folder with --out, "
-            "or replace it with --overwrite"
-        )
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    track = _bar("reading episodes", show)
-    data = load(args.data, args.data_options(), args.seed, track)
+    check_names(args.track)
+    _check_folder(args)
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    torch.set_num_threads(args.loop.threads)
+    with accelerator.main_process_first():  # the first one fills the frame cache
+        track = _bar("reading episodes", show and accelerator.is_main_process)
+        data = load(args.data, args.rows, args.loop.seed, track)
+    if args.dry_run:
+        _say(str(data.report))
+        return []
     if data.left_out:
-        tqdm.write(data.left_out)
-    network = load_family(family)(shapes_of(data.contract), args.model)
-    metrics = fit(network, data, args, show)
+        _say(data.left_out)
+    if args.encoder_weights is not None:
+        args = replace(args, model=replace(args.model, norm="frozen_batch"))
+    if args.overwrite and not args.resume and accelerator.is_main_process:
+        _clear(args.out)
+    accelerator.wait_for_everyone()
+    network = _network(family, args, data)
+    state = RunState(args.out / STATE_FOLDER, identity_of(family, args, data))
+    asked = threading.Event()
+    with _stop_signals(asked):
+        metrics = _fit(network, family, args, data, state, show, asked)
+    if accelerator.is_main_process:
+        _finish(family, network, args, data, state, metrics, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    return metrics
+
+
+def _finish(
+    family: str,
+    network: Family,
+    args: TrainArgs[Any],
+    data: TrainingData,
+    state: RunState,
+    metrics: list[Metric],
+    processes: int,
+) -> None:
+    """Write the policy, also that of a run that was stopped."""
+    steps = state.last_step()
     training = {
-        **{name: value for name, value in asdict(args).items() if name != "model"},
+        **_flat(args),
+        "steps_done": steps,
         "episodes": data.episodes,
         "windows": len(data.train),
         "parameters": parameters_of(network),
-        "final": asdict(metrics[-1]),
+        "processes": processes,
+        "final": asdict(metrics[-1]) if metrics else None,
     }
-    checkpoint.save(args.out, family, network, data.contract, data.statistics, training)
-    write_metrics(args.out / "metrics.csv", metrics)
-    draw_curve(args.out / "curve.png", metrics, f"{family}, {data.contract.task}")
-    return metrics
-
-
-def fit(network: Family, data: TrainingData, args: TrainArgs[Any], show: bool) -> list[Metric]:
-    """The loop.
-
-    Raises:
-        PolicyError: the loss is NaN or infinite; names the step and the windows of the batch.
-    """
-    device = torch.device(args.device)
-    network.to(device).train()
-    prepare = Preprocessor(data.statistics, device)
-    rng = np.random.default_rng(args.seed)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), args.learning_rate, weight_decay=args.weight_decay
+    checkpoint.save(
+        args.out, family, network, data.contract, data.statistics, training, args.deployment
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, args.learning_rate, total_steps=args.steps
-    )
-    metrics: list[Metric] = []
-    recent: list[float] = []
-    with tqdm(total=args.steps, desc="training", unit="step", disable=not show) as bar:
-        for step in range(1, args.steps + 1):
-            chosen = rng.integers(len(data.train), size=args.batch_size)
-            loss = network.loss(batch_of(data.train, chosen, prepare))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise PolicyError(
-                    f"the loss became {value} at step {step} (windows {chosen.tolist()}); "
-                    "lower --learning-rate or look at this data with 'tandem inspect'"
-                )
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            rate = float(schedule.get_last_lr()[0])
-            schedule.step()
-            recent.append(value)
-            bar.update()
-            if step % args.log_every == 0 or step == args.steps:
-                held_back = None
-                if data.validation is not None:
-                    held_back = validation_loss(network, data.validation, prepare)
-                metrics.append(Metric(step, float(np.mean(recent)), held_back, rate))
-                shown = "none" if held_back is None else f"{held_back:.4f}"
-                bar.set_postfix(loss=f"{np.mean(recent):.4f}", validation=shown)
-                recent.clear()
-    network.eval()
-    return metrics
+    if steps != args.loop.steps:
+        _say(f"{args.out}: stopped after {steps} steps; go on with --resume")
+        raise KeyboardInterrupt
 
 
-def batch_of(windows: WindowSet, chosen: np.ndarray, prepare: Preprocessor) -> Batch:
-    """Normalised tensors of the chosen windows."""
-    part = windows.windows(chosen)
-    images = part.images if part.images.shape[1] else None
-    return Batch(
-        prepare.inputs(part.state, images),
-        prepare.actions(part.actions),
-        torch.from_numpy(part.mask).to(prepare.device),
-    )
+def identity_of(family: str, args: TrainArgs[Any], data: TrainingData) -> dict[str, Any]:
+    """What must be equal for a run to go on exactly; plain JSON values."""
+    same = {name: value for name, value in _flat(args).items() if name not in MAY_CHANGE}
+    return {"family": family, "data": data.contract.data_hash, **same}
 
 
-def validation_loss(
-    network: Family, windows: WindowSet, prepare: Preprocessor, most: int = 256
-) -> float:
-    """Loss over at most ``most`` windows of held-back episodes.
+def _fit(
+    network: Family,
+    family: str,
+    args: TrainArgs[Any],
+    data: TrainingData,
+    state: RunState,
+    show: bool,
+    asked: threading.Event,
+) -> list[Metric]:
+    """The loop; its curve is written whatever ends it."""
+    metrics = state.metrics() if args.resume else []
+    after = state.last_step() or 0 if args.resume else 0
+    trackers = Trackers(args.track, args.out, args.device, after)
 
-    It tells over-fitting, not success: policies are compared by ``tandem evaluate``.
-    """
-    spread = np.linspace(0, len(windows) - 1, min(most, len(windows))).astype(np.int64)
-    network.eval()
-    with torch.inference_mode():
-        losses = [
-            float(network.loss(batch_of(windows, part, prepare))) * len(part)
-            for part in np.array_split(spread, math.ceil(len(spread) / 64))
-        ]
-    network.train()
-    return sum(losses) / len(spread)
+    def on_log(metric: Metric) -> None:
+        metrics.append(metric)
+        trackers.log(metric)
 
-
-def write_metrics(path: Path, metrics: Sequence[Metric]) -> None:
-    """The curve as a table."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(metrics[0])))
-        writer.writeheader()
-        writer.writerows(asdict(metric) for metric in metrics)
-
-
-def draw_curve(path: Path, metrics: Sequence[Metric], title: str) -> None:
-    """The curve as a picture.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
     try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "plot", "the picture of the curve") from error
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    steps = [metric.step for metric in metrics]
-    axes.plot(steps, [metric.train_loss for metric in metrics], label="training")
-    held_back = [m.validation_loss for m in metrics if m.validation_loss is not None]
-    if held_back:
-        axes.plot(steps, held_back, label="held-back episodes")
-    axes.set(xlabel="step", ylabel="L1 of normalised actions", yscale="log", title=title)
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
+        return fit(
+            network,
+            data.train,
+            data.validation,
+            data.statistics,
+            args.loop,
+            args.device,
+            show,
+            on_log,
+            augment=Augmenter(args.augment),
+            state=state,
+            resume=args.resume,
+            asked_to_stop=asked.is_set,
+        )
+    except BadBatchError as error:
+        place = args.out / BAD_BATCH
+        if trackers.writes:
+            error.save(place)
+        step = state.last_step()
+        good = (
+            "no state was saved before it" if step is None else f"the state of step {step} is kept"
+        )
+        raise PolicyError(f"{error}; the batch is in {place}, {good}") from error
+    finally:
+        trackers.close()
+        if trackers.writes:
+            _write_curve(args.out, metrics, f"{family}, {', '.join(data.contract.tasks)}")
+
+
+def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
+    """The network with its first weights."""
+    torch.manual_seed(args.loop.seed)
+    network = load_family(family)(shapes_of(data.contract), args.model)
+    if args.encoder_weights is not None and not args.resume:
+        load_pretrained(network, args.encoder_weights)
+    return network
+
+
+def _check_folder(args: TrainArgs[Any]) -> None:
+    if args.resume and args.overwrite:
+        raise PolicyError("--resume and --overwrite exclude each other; give one of them")
+    if args.resume or args.overwrite or args.dry_run or not args.out.exists():
+        return
+    if not args.out.is_dir() or any(args.out.iterdir()):
+        raise PolicyError(
+            f"{args.out} is not empty; name another folder with --out, replace what training "
+            "left there with --overwrite, or go on with --resume"
+        )
+
+
+def _clear(out: Path) -> None:
+    """Delete what training leaves in a folder, and nothing else."""
+    for name in MADE_HERE:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def _write_curve(out: Path, metrics: Sequence[Metric], title: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_metrics(out / METRICS, metrics)
+    try:
+        draw_curve(out / CURVE, metrics, title)
+    except MissingExtraError as error:
+        _say(str(error))
+
+
+def _flat(args: TrainArgs[Any]) -> dict[str, Any]:
+    """All options but those of deployment by their flat names, as plain JSON values."""
+    values = asdict(args)
+    del values["deployment"]
+    parts = {name: values.pop(name) for name in PARTS if name in values}
+    for part in parts.values():
+        values |= part
+    return dict(json.loads(json.dumps(values, default=str)))
+
+
+@contextmanager
+def _stop_signals(asked: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end training after the step; the next one ends it now."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for name in before:
+        signal.signal(name, ask)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _bar(what: str, show: bool) -> Callable[[Sequence[Path]], Iterable[Path]]:
     return lambda paths: tqdm(paths, desc=what, unit="file", disable=not show)
+
+
+def _say(text: str) -> None:
+    """One line to the user, from the first process only."""
+    if PartialState().is_main_process:
+        tqdm.write(text)
+
+
+if __name__ == "__main__":
+    from teleop import cli
+
+    sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,8 @@ from teleop.errors import PolicyError
 CODECS = {".mp4": "mp4v", ".webm": "VP80"}
 """By file ending, encoders that the headless wheel of OpenCV carries. ``.webm`` plays in
 browsers, ``.mp4`` in most players."""
+BORDER_PX = 4
+SUCCESS_RGB, FAILURE_RGB = (40, 170, 60), (210, 50, 40)
 
 
 def frames_of(path: Path, camera: str, every: int = 1) -> Iterator[Image]:
@@ -50,27 +53,43 @@ def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
     return count
 
 
-def write_rollouts(
-    path: Path, episodes: Sequence[Path], camera: str, columns: int = 4, every: int = 2
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A recorded rollout to show."""
+
+    path: Path
+    success: bool
+
+
+def write_takes(
+    path: Path, takes: Sequence[Taken], camera: str, columns: int | None = None, every: int = 2
 ) -> int:
-    """Several recorded episodes side by side, in real time; returns the number of images.
+    """Recorded rollouts side by side, in real time, framed green (success) or red.
 
     Args:
         path: Video file.
-        episodes: Episode files of one rig.
+        takes: Episodes of one rig.
         camera: Whose images.
-        columns: Episodes beside each other.
+        columns: Rollouts beside each other; as near to a square as it gets when None.
         every: Rows per image: with 50 rows per second, 2 gives 25 images per second.
+
+    Returns:
+        The number of images.
 
     Raises:
         PolicyError: see ``write_video``.
         UnknownNameError: the camera was not recorded.
     """
-    if not episodes:
+    if not takes:
         raise PolicyError(f"{path}: there are no episodes to show; evaluate with --out")
-    with Episode(episodes[0]) as first:
+    with Episode(takes[0].path) as first:
         fps = first.row_hz / every
-    rollouts = [list(frames_of(episode, camera, every)) for episode in episodes]
+    rollouts = []
+    for take in takes:
+        colour = SUCCESS_RGB if take.success else FAILURE_RGB
+        frames = frames_of(take.path, camera, every)
+        rollouts.append([framed(frame, BORDER_PX, colour) for frame in frames])
+    columns = columns or math.ceil(math.sqrt(len(rollouts)))
     return write_video(path, side_by_side(rollouts, columns), fps)
 
 

@@ -256,6 +256,7 @@ def _write_attributes(
         "verdict": verdict.to_json(),
         "recovered": recovered,
         "notes": json.dumps(ending.notes),
+        schema.TAGS: json.dumps(meta.tags),
     }
     for name, value in attributes.items():
         file.attrs[name] = value

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recorder import schema
+from recorder.meta import calibration_sha256
 from recorder.quality import Verdict
 from teleop.clock import NS_PER_S
 from teleop.errors import EpisodeError, UnknownNameError
@@ -106,6 +107,8 @@ class Episode:
         try:
             self.task: str = schema.text_of(attributes["task"])
             self.instruction: str = schema.text_of(attributes["instruction"])
+            self.operator: str = schema.text_of(attributes["operator"])
+            self.tags: tuple[str, ...] = tuple(json.loads(attributes.get(schema.TAGS, "[]")))
             self.outcome: str = schema.text_of(attributes["outcome"])
             self.backend: str = schema.text_of(attributes["backend"])
             self.wall_start: str = schema.text_of(attributes["wall_start"])
@@ -143,6 +146,11 @@ class Episode:
         """Snapshot of the calibration results."""
         content: dict[str, Any] = json.loads(self._file.attrs["calibration"])
         return content
+
+    @cached_property
+    def calibration_sha256(self) -> str:
+        """Tells one set of calibration results from another."""
+        return calibration_sha256(self.calibration)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -197,7 +205,14 @@ class Episode:
         Raises:
             EpisodeError: no frame had arrived by then, or it cannot be decoded.
         """
-        sample = self._sample(camera, row)
+        return self.frame(camera, self._sample(camera, row))
+
+    def frame(self, camera: str, sample: int) -> NDArray[np.uint8]:
+        """A recorded frame by its number in the camera's stream, RGB, shape (H, W, 3).
+
+        Raises:
+            EpisodeError: it cannot be decoded.
+        """
         try:
             dataset = self._file[f"{schema.STREAMS}/camera/{camera}/image"]
             return cast(NDArray[np.uint8], dataset[sample])

@@ -6,8 +6,10 @@ never seen the rig.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,11 @@ from teleop.errors import EpisodeError
 from teleop.rig import Rig
 
 META_VERSION = 1
+
+
+def calibration_sha256(calibration: Mapping[str, Any]) -> str:
+    """Tells one set of calibration results from another, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(calibration, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class Origin:
     seed: int | None = None
     """Places the objects of an emulated scene, together with the episode's index."""
     first_episode: int = 0
+    tags: tuple[str, ...] = ()
+    """Words that the operator gave the session, to choose episodes by."""
 
     def scene_of(self, episode: int) -> tuple[int, int] | None:
         """Seed and index that place the emulated scene of an episode."""
@@ -66,6 +75,7 @@ class Meta:
     scene: tuple[int, int] | None
     """Emulated rigs: seed and index that placed the objects."""
     streams: tuple[StreamPlan, ...]
+    tags: tuple[str, ...] = ()
     meta_version: int = META_VERSION
 
     def write(self, folder: Path) -> None:
@@ -102,6 +112,7 @@ class Meta:
                     f"{META_VERSION}; use the program that recorded it"
                 )
             streams = tuple(StreamPlan(**plan) for plan in content.pop("streams"))
+            content["tags"] = tuple(content.get("tags", ()))  # older recorders wrote none
             scene = content.pop("scene")
             return cls(streams=streams, scene=None if scene is None else tuple(scene), **content)
         except FileNotFoundError as error:

@@ -234,6 +234,7 @@ class RecorderNode:
             calibration=self._calibration,
             job=self._origin.job,
             scene=self._origin.scene_of(event.episode),
+            tags=self._origin.tags,
             streams=self._streams,
         )
 
@@ -374,8 +375,7 @@ def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
 
 
 def build(name: str, context: NodeContext) -> RecorderNode:
-    """Make the node from its options: ``out`` and ``task``, and where they apply ``operator``,
-    ``calibration``, ``job``, ``seed``, ``first_episode`` and ``max_seconds``."""
+    """Make the node from its options, of which only ``out`` and ``task`` are needed."""
     options = context.options
     return RecorderNode(
         name,
@@ -388,6 +388,7 @@ def build(name: str, context: NodeContext) -> RecorderNode:
             str(options.get("job", "")),
             cast(int | None, options.get("seed")) if context.rig.backend != "hardware" else None,
             cast(int, options.get("first_episode", 0)),
+            tuple(cast(list[str], options.get("tags", []))),
         ),
         context.clock.now_ns(),
         cast(float | None, options.get("max_seconds")),

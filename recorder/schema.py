@@ -60,6 +60,8 @@ ROOT_ATTRIBUTES = (
 )
 """Attributes of the file's root that every episode has. ``scene``, ``rig``, ``calibration``,
 ``rates_hz``, ``gaps``, ``verdict`` and ``notes`` are JSON."""
+TAGS = "tags"
+"""Attribute of the root, a JSON list; files of the first recorders lack it."""
 
 UNITLESS = "1"
 TEXT = "text"

@@ -25,6 +25,8 @@ COMMANDERS: Mapping[JobKind, str] = {
 NO_TASK = "free"
 """The emulated scene without objects, for a job that does no task."""
 
+POLICY_START_S = 300.0
+"""Loading weights to a GPU and compiling a network for it takes minutes at worst."""
 REST_S = 10.0
 """Arms that rest have let go within a second, a servo that fails some times within three."""
 
@@ -46,7 +48,8 @@ class Job:
     operator_file: Path | None = None
     """A recorded hand motion for the emulated operator to play."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """For the commander: the episode to replay, the checkpoint to deploy."""
+    """For the commander: the episode to replay, the checkpoint to deploy. With
+    ``remote_policy`` the policy's node is left to another machine, see ``policy_spec``."""
     cameras: tuple[str, ...] | None = None
     """Cameras to run; the task's own choice when None."""
     max_seconds: float | None = None
@@ -116,9 +119,9 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
     arm = "drivers.arm_node:build"
     specs += [NodeSpec(name, "drivers.camera_node:build", "input") for name in sorted(rig.cameras)]
     specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.leaders)]
-    options = {"lease": job.lease, "task": job.task, **job.options}
-    if job.kind == "deploy":
-        specs.append(NodeSpec("policy", "policies.policy_node:build", "input", options))
+    options = commander_options(job)
+    if job.kind == "deploy" and not has_remote_policy(job):
+        specs.append(policy_spec(job))
     specs.append(NodeSpec("commander", COMMANDERS[job.kind], "input", options))
     specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.followers)]
     if job.out is not None:
@@ -132,6 +135,22 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
         }
         specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
     return specs
+
+
+def commander_options(job: Job) -> dict[str, Any]:
+    """What the commander, and a policy's node beside it, are told of the job."""
+    return {"lease": job.lease, "task": job.task, **job.options}
+
+
+def has_remote_policy(job: Job) -> bool:
+    """Whether the policy's node runs on another machine."""
+    return bool(job.options.get("remote_policy", False))
+
+
+def policy_spec(job: Job) -> NodeSpec:
+    """The node that runs a deployment's policy, here or alone on another machine."""
+    factory = "policies.policy_node:build"
+    return NodeSpec("policy", factory, "input", commander_options(job), POLICY_START_S)
 
 
 def session_plan_of(rig: Rig, job: Job, specs: list[NodeSpec], attended: bool) -> SessionPlan:

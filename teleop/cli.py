@@ -9,18 +9,29 @@ import importlib
 import importlib.util
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teleop import cli_options as flags
 from teleop.errors import TandemError
 
 if TYPE_CHECKING:
     from teleop.assembly import Job
     from teleop.rig import Rig
     from teleop.session_plan import EpisodeResult
+
+STUDIES = {
+    "fork": "two ways round an obstacle: which heads keep them apart (E1)",
+    "drift": "how errors grow with the horizon (E2)",
+    "insertion": "all families on the insertion task, from state (E3)",
+    "images": "image policies on a GPU, transfer and insertion (E7)",
+}
+"""Modules of ``policies.studies``; the letters are those of docs/learning.md."""
+
+OWN_OPTIONS = ("train", "study")
+"""Commands that read their options themselves, typed by dataclasses."""
 
 PACKAGES = ("teleop", "drivers", "recorder", "policies", "calibration")
 
@@ -29,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors are one sentence and exit code 1, or 2 for a wrong call."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args, rest = _parser().parse_known_args(arguments)
-    if rest and args.command != "train":
+    if rest and args.command not in OWN_OPTIONS:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.WARNING,
@@ -63,109 +74,13 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            add_help=name != "train",
+            add_help=name not in OWN_OPTIONS,
             allow_abbrev=False,
         )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show tracebacks and logs")
         add_options(command)
     return parser
-
-
-# -- options shared by commands -------------------------------------------------------------
-
-
-def _rig_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--hardware", type=Path, default=Path("hardware.yaml"), help="rig file (%(default)s)"
-    )
-    command.add_argument(
-        "--emulate", action="store_true", help="run the rig's emulation, no robot needed"
-    )
-
-
-def _run_options(command: argparse.ArgumentParser) -> None:
-    _rig_options(command)
-    command.add_argument(
-        "--lockstep", action="store_true", help="emulate in virtual time; no need for --emulate"
-    )
-
-
-def _job_options(command: argparse.ArgumentParser) -> None:
-    _run_options(command)
-    command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
-    command.add_argument("--episodes", type=_count, help="how many episodes")
-    command.add_argument("--out", type=Path, help="folder to record episodes into")
-    command.add_argument("--seed", type=int, default=0, help="places the emulated scene")
-    command.add_argument(
-        "--cameras", type=lambda s: tuple(s.split(",")), help="comma-separated, default: the task's"
-    )
-    command.add_argument("--seconds", type=_positive, help="longest episode, default: the task's")
-
-
-def _hand_options(command: argparse.ArgumentParser) -> None:
-    _job_options(command)
-    command.add_argument(
-        "--operator", type=Path, help="recorded hand motion (CSV) for the emulated operator"
-    )
-
-
-def _replay_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("episode", type=Path, help="episode file")
-    _job_options(command)
-    command.set_defaults(task=None)
-    command.add_argument("--speed", type=_positive, default=1.0, help="time factor (%(default)s)")
-
-
-def _deploy_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("policy", type=Path, help="run folder of tandem train")
-    _job_options(command)
-
-
-def _evaluate_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("runs", nargs="+", help="run folders, or: expert")
-    _job_options(command)
-    command.add_argument(
-        "--video", type=Path, help="film the first policy (.mp4) by the last of --cameras"
-    )
-    command.set_defaults(seed=1000)
-
-
-def _recover_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="folder with .partial episodes")
-
-
-def _inspect_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("episode", type=Path, help="episode file or folder of episodes")
-    command.add_argument("--picture", type=Path, help="picture file (default: beside the episode)")
-    command.add_argument("--no-picture", action="store_true", help="print the summary only")
-    command.add_argument("--validate", action="store_true", help="list every fault of the file")
-
-
-def _doctor_options(command: argparse.ArgumentParser) -> None:
-    _rig_options(command)
-    command.add_argument(
-        "--out", type=Path, default=Path(), help="folder whose disk is tried (default: this one)"
-    )
-    command.add_argument("--json", action="store_true", help="print one JSON document at the end")
-
-
-def _train_options(command: argparse.ArgumentParser) -> None:
-    """The trainer has its own typed options; see ``tandem train FAMILY --help``."""
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
 
 
 # -- commands -------------------------------------------------------------------------------
@@ -197,7 +112,37 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
-    return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve())})
+    options = {
+        "checkpoint": str(args.policy.resolve()),
+        "device": args.device,
+        "remote_policy": args.remote_policy,
+        "allow_start": args.allow_start,
+        **_chunk_options(args),
+    }
+    return _run_job(args, "deploy", options=options)
+
+
+def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
+    from teleop.runs import run_policy
+
+    chosen = {"checkpoint": str(args.policy.resolve()), "device": args.device}
+    run_policy(_load_rig(args), args.task, chosen | _chunk_options(args))
+    return 0
+
+
+def _chunk_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given."""
+    given = {name: getattr(args, name, None) for name in flags.CHUNK_OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _run_study(args: argparse.Namespace, rest: list[str]) -> int:
+    if not rest or rest[0] not in STUDIES:
+        lines = [f"  {name:<10} {text}" for name, text in STUDIES.items()]
+        print("\n".join(["usage: tandem study NAME [--help]", *lines]))
+        return 0 if rest[:1] in ([], ["-h"], ["--help"]) else 2
+    code: int = importlib.import_module(f"policies.studies.{rest[0]}").main(rest[1:])
+    return code
 
 
 def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
@@ -387,16 +332,18 @@ def _check_packages() -> None:
 
 
 _COMMANDS = (
-    ("doctor", _run_doctor, "check the rig and say what to mend", _doctor_options),
-    ("teleop", _run_teleop, "move the followers with the leaders", _hand_options),
-    ("record", _run_record, "teleoperate and record episodes", _hand_options),
-    ("recover", _run_recover, "finish episodes of a killed recorder", _recover_options),
-    ("inspect", _run_inspect, "summarise, draw or validate an episode", _inspect_options),
-    ("replay", _run_replay, "send a recorded episode to the followers", _replay_options),
-    ("rest", _run_rest, "put the arms to their sleep pose, torque off", _run_options),
-    ("train", _run_train, "train a policy on recorded episodes", _train_options),
-    ("evaluate", _run_evaluate, "success rates on the emulated rig", _evaluate_options),
-    ("deploy", _run_deploy, "let a policy drive the followers", _deploy_options),
+    ("doctor", _run_doctor, "check the rig and say what to mend", flags.doctor_options),
+    ("teleop", _run_teleop, "move the followers with the leaders", flags.hand_options),
+    ("record", _run_record, "teleoperate and record episodes", flags.hand_options),
+    ("recover", _run_recover, "finish episodes of a killed recorder", flags.recover_options),
+    ("inspect", _run_inspect, "summarise, draw or validate an episode", flags.inspect_options),
+    ("replay", _run_replay, "send a recorded episode to the followers", flags.replay_options),
+    ("rest", _run_rest, "put the arms to their sleep pose, torque off", flags.run_options),
+    ("train", _run_train, "train a policy on recorded episodes", flags.hand_over),
+    ("evaluate", _run_evaluate, "success rates on the emulated rig", flags.evaluate_options),
+    ("deploy", _run_deploy, "let a policy drive the followers", flags.deploy_options),
+    ("policy", _run_policy, "run a policy for a rig of another machine", flags.policy_options),
+    ("study", _run_study, "repeat a measured comparison of policies", flags.hand_over),
 )
 
 

@@ -49,6 +49,9 @@ class NodeSpec:
     """Inputs stop first, then the recorder, then the arms, the emulated world last."""
     options: dict[str, Any] = field(default_factory=dict)
     """JSON values, handed to the node as ``context.options``."""
+    start_s: float = 30.0
+    """Longest time until it is ready. A cold import of OpenCV and h5py on a slow disk takes
+    seconds, a servo check under one."""
 
 
 def build_node(spec: NodeSpec, context: NodeContext) -> Node:

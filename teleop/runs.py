@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from teleop.assembly import Job, rig_for, session_plan_of, specs_of
+from teleop.assembly import Job, has_remote_policy, rig_for, session_plan_of, specs_of
 from teleop.bus import Bus
 from teleop.clock import NS_PER_S, BranchClock, MonotonicClock, Ticker, VirtualClock, ns_from_s
 from teleop.console import Console
@@ -135,10 +135,23 @@ def run_lockstep(
         return LockstepReport(session.results, run.clock.now_ns() / NS_PER_S, wall_s)
 
 
-def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[EpisodeResult]:
+def run_processes(
+    rig: Rig,
+    job: Job,
+    console: Console,
+    emulate: bool,
+    at_end: Callable[[SessionNode], None] | None = None,
+) -> list[EpisodeResult]:
     """Run a job with a process per node, in real time.
 
     Ctrl-C, SIGTERM and SIGHUP end the session in order; a node that dies does too.
+
+    Args:
+        rig: The rig as read from its file.
+        job: What to do.
+        console: The operator's terminal.
+        emulate: Without a robot.
+        at_end: Given the session when it has finished, with all that nodes said last.
 
     Raises:
         NodeFailedError: a node died; arms hold, the episode so far is kept.
@@ -146,7 +159,7 @@ def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[E
     rig = rig_for(rig, job)
     with run_folder() as run_dir, ExitStack() as stack:
         if emulate:
-            rig = _emulated("process_rig", rig, run_dir)
+            rig = emulated_processes(rig, job, run_dir)
         specs = specs_of(rig, job)
         attended = console.attended and not emulate
         session = SessionNode(rig, session_plan_of(rig, job, specs, attended))
@@ -155,7 +168,19 @@ def run_processes(rig: Rig, job: Job, console: Console, emulate: bool) -> list[E
         stack.callback(loop.close)
         supervisor = stack.enter_context(Supervisor(rig, specs, run_dir))
         Attendant(session, supervisor, console).attend(loop)
+        if at_end is not None:
+            at_end(session)
     return session.results
+
+
+def emulated_processes(rig: Rig, job: Job, run_dir: Path) -> Rig:
+    """The rig of a job with the addresses of emulated devices.
+
+    Topics get ports that are free now; with a remote policy those of the rig file, where the
+    other machine looks for them.
+    """
+    made = _emulated("process_rig", rig, run_dir)
+    return made.replaced(network=rig.network.model_dump()) if has_remote_policy(job) else made
 
 
 @contextmanager
@@ -180,6 +205,7 @@ class Attendant:
         self._supervisor = supervisor
         self._console = console
         self._heard: dict[str, Health] = {}
+        self._commander_said = ""
         self._phase = ""
         self._notice = ""
         self._status_ticker: Ticker | None = None
@@ -204,9 +230,18 @@ class Attendant:
             if health is not None and health is not self._heard.get(name):
                 if name == "emulator" and name not in self._heard:
                     self._console.say(f"emulator: {health.detail}")
+                if name == "commander":
+                    self._tell_commander(health)
                 self._heard[name] = health
                 self._supervisor.heard(name)
         self._supervisor.check()
+
+    def _tell_commander(self, health: Health) -> None:
+        """What a commander that is ready, or waits, wants known: once."""
+        if self._session.phase != "ready" or health.detail in ("", self._commander_said):
+            return
+        self._commander_said = health.detail
+        self._console.say(f"commander: {health.detail}")
 
     def _tell(self, now_ns: int) -> None:
         session, console = self._session, self._console

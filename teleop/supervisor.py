@@ -22,8 +22,6 @@ from teleop.rig import Rig
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 30.0
-"""A cold import of OpenCV and h5py on a slow disk takes seconds; a servo check under one."""
 STOP_TIMEOUT_S: Mapping[StopGroup, float] = {
     "input": 5.0,
     "recorder": 120.0,  # it finishes writing the episode
@@ -74,9 +72,9 @@ class Supervisor:
             started = [spec for spec in self._specs if spec.group == group]
             for spec in started:
                 self._processes[spec.name] = self._spawn(spec)
-            deadline_ns = self._clock.now_ns() + ns_from_s(START_TIMEOUT_S)
+            begun_ns = self._clock.now_ns()
             for spec in started:
-                self._await_ready(spec.name, deadline_ns)
+                self._await_ready(spec, begun_ns)
 
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         # A process group of its own keeps Ctrl-C in the terminal from the child, which cannot
@@ -103,14 +101,14 @@ class Supervisor:
             raise self._died_starting(spec.name) from error
         return process
 
-    def _await_ready(self, name: str, deadline_ns: int) -> None:
-        process = self._processes[name]
+    def _await_ready(self, spec: NodeSpec, begun_ns: int) -> None:
+        name, process = spec.name, self._processes[spec.name]
         answer: IO[bytes] | None = process.stdout
         assert answer is not None
-        left_s = max(0.0, (deadline_ns - self._clock.now_ns()) / 1e9)
+        left_s = max(0.0, spec.start_s - (self._clock.now_ns() - begun_ns) / 1e9)
         if not select.select([answer], [], [], left_s)[0]:
             raise NodeFailedError(
-                f"node {name} did not start within {START_TIMEOUT_S:g} s; see {self._log(name)}"
+                f"node {name} did not start within {spec.start_s:g} s; see {self._log(name)}"
             )
         line = answer.readline()
         if not line:

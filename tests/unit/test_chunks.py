@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.chunks import ChunkScheduler
-from teleop.errors import UnknownNameError
+from policies.chunks import GRACE_ROWS, STALE_HOLD_S, ChunkScheduler
+from policies.deployment import ChunkMode, DeployOptions
+from teleop.clock import ns_from_s
 from teleop.messages import ActionChunk, FloatArray
 
 DT_NS = 20_000_000
@@ -23,14 +24,25 @@ def chunk(first_row: int, values: FloatArray | float, rows: int = ROWS) -> Actio
 
 
 def scheduler(
-    mode: str = "ensemble",
+    mode: ChunkMode = "ensemble",
     decay: float = 0.01,
     blend_s: float = 0.0,
-    blend_per_s: float = math.inf,
+    per_s: float = math.inf,
+    column: str = "left/waist",
+    replan_rows: int = 1,
+    execute_rows: int | None = None,
 ) -> ChunkScheduler:
-    made = ChunkScheduler(1, mode, decay, blend_s, blend_per_s)
+    options = DeployOptions(mode, decay, replan_rows, execute_rows, blend_s)
+    made = ChunkScheduler([column], options, joint_blend_per_s=per_s)
     made.start(np.zeros(1), 0)
     return made
+
+
+def played(play: ChunkScheduler, now_ns: int) -> float:
+    """The action due, which there must be."""
+    action = play.action_at(now_ns)
+    assert action is not None
+    return float(action[0])
 
 
 def test_the_action_of_a_row_is_due_at_its_time() -> None:
@@ -121,7 +133,7 @@ def test_the_newest_chunk_alone_counts_in_newest_mode() -> None:
 
 def test_a_seam_follows_the_replaced_plan_while_it_fades() -> None:
     """The blend starts where the older plan is now, not where it was a tick ago."""
-    play = scheduler("newest", blend_s=0.2)
+    play = scheduler("newest", blend_s=0.2, per_s=1.0)
     slope = np.arange(ROWS) * 0.01
     play.add(chunk(0, slope), 0)
     play.action_at(0)
@@ -138,9 +150,9 @@ def test_a_seam_follows_the_replaced_plan_while_it_fades() -> None:
     mode=st.sampled_from(["ensemble", "newest"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_resuming_after_a_hold_adds_no_step(jump: float, gap_rows: int, mode: str) -> None:
+def test_resuming_after_a_hold_adds_no_step(jump: float, gap_rows: int, mode: ChunkMode) -> None:
     """After a stall of any length the command moves by at most 0.02 rad per 10 ms."""
-    play = scheduler(mode, blend_s=0.1, blend_per_s=1.0)
+    play = scheduler(mode, blend_s=0.1, per_s=1.0)
     play.add(chunk(0, 0.1), 0)
     last = 0.0
     for ms in range(0, 2400, 10):
@@ -207,7 +219,139 @@ def test_starting_forgets_chunks_and_blends_from_the_held_pose() -> None:
     assert action[0] == pytest.approx(0.3)
 
 
-def test_an_unknown_mode_is_named() -> None:
-    """The error lists the nearest known mode."""
-    with pytest.raises(UnknownNameError, match="did you mean newest"):
-        ChunkScheduler(1, "newst")
+@pytest.mark.parametrize("mode", ["ensemble", "newest"])
+def test_no_plan_survives_a_start(mode: ChunkMode) -> None:
+    """After a handover neither plans in play nor those still on their way have any part."""
+    play = scheduler(mode)
+    for row in range(4):
+        play.add(chunk(row, 9.0), row * DT_NS)
+        play.action_at(row * DT_NS)
+    play.start(np.array([0.3]), 5 * DT_NS)
+    assert play.action_at(5 * DT_NS) is None
+    assert play.newest is None
+    assert not play.add(chunk(4, 9.0), 5 * DT_NS)
+    play.add(chunk(5, 0.5), 6 * DT_NS)
+    assert played(play, 6 * DT_NS) == pytest.approx(0.5)
+
+
+def test_a_plan_from_before_a_hold_is_stale() -> None:
+    """The arms have stopped since: neither its first row nor its middle is true any more."""
+    play = scheduler()
+    play.add(chunk(0, 0.1), 0)
+    end_ns = ROWS * DT_NS
+    assert play.action_at(end_ns) is None
+    assert play.action_at(end_ns + ns_from_s(STALE_HOLD_S)) is None
+    late_ns = end_ns + ns_from_s(STALE_HOLD_S)
+    assert not play.add(chunk(ROWS - 1, 5.0, rows=50), late_ns)
+    assert play.counts.out_of_order == 1
+    assert play.add(chunk(ROWS + 1, 0.2, rows=50), late_ns)
+
+
+def test_a_short_gap_is_bridged_by_the_plan_that_was_on_its_way() -> None:
+    """A plan a row too late still counts: nothing has stopped yet."""
+    play = scheduler()
+    play.add(chunk(0, 0.1), 0)
+    assert play.action_at(ROWS * DT_NS) is None
+    play.add(chunk(ROWS - 1, 0.1), (ROWS + 1) * DT_NS)
+    assert played(play, (ROWS + 1) * DT_NS) == pytest.approx(0.1)
+
+
+def test_the_one_row_of_a_single_step_policy_lasts_until_the_next_comes() -> None:
+    """Each action acts as soon as it is there, unblended, and no instant is held between."""
+    play = ChunkScheduler(["left/waist"], DeployOptions.for_chunk(1))
+    play.start(np.zeros(1), 0)
+    inference_ns = DT_NS // 2
+    seen = []
+    for ms in range(0, 400, 5):
+        now_ns = ms * 1_000_000
+        if now_ns % DT_NS == inference_ns:
+            row = now_ns // DT_NS
+            play.add(chunk(row, 0.05 * row, rows=1), now_ns)
+        if now_ns > inference_ns:
+            seen.append(played(play, now_ns) - 0.05 * ((now_ns - inference_ns) // DT_NS))
+    assert seen == pytest.approx(np.zeros(len(seen)))
+    assert play.counts.held == 0
+
+
+def test_a_single_step_policy_that_falls_silent_leads_to_a_hold() -> None:
+    """Its last action does not stay in force for ever."""
+    play = ChunkScheduler(["left/waist"], DeployOptions.for_chunk(1))
+    play.start(np.zeros(1), 0)
+    play.add(chunk(0, 0.01, rows=1), 0)
+    until_ns = (1 + GRACE_ROWS) * DT_NS
+    assert play.action_at(until_ns - 1) is not None
+    assert play.action_at(until_ns) is None
+
+
+def test_rows_beyond_the_execution_horizon_are_not_played() -> None:
+    """Four rows of ten, then the last of them while the next plan may be late, then a hold."""
+    play = scheduler("newest", replan_rows=4, execute_rows=4)
+    play.add(chunk(0, np.arange(ROWS)), 0)
+    assert played(play, 3 * DT_NS) == pytest.approx(3.0)
+    assert played(play, 5 * DT_NS) == pytest.approx(3.0)
+    assert play.action_at((4 + GRACE_ROWS) * DT_NS) is None
+
+
+def test_rows_that_came_too_late_are_counted() -> None:
+    """Six of ten were past when the plan came."""
+    play = scheduler()
+    play.add(chunk(0, 0.0), 6 * DT_NS)
+    assert play.counts.late_rows == 6
+
+
+def test_a_gripper_is_never_half_way_between_open_and_closed() -> None:
+    """Plans that disagree about when to close: one of them is followed, not their mean."""
+    play = scheduler(decay=0.0, column="left/gripper")
+    play.start(np.ones(1), 0)
+    for row in range(5):
+        closing_at = 5 if row < 3 else 7
+        opening = (np.arange(ROWS) + row < closing_at).astype(float)
+        play.add(chunk(row, opening), row * DT_NS)
+    openings = [played(play, row * DT_NS) for row in range(9)]
+    assert set(openings) == {0.0, 1.0}
+    assert openings[4] == 1.0
+    assert openings[5] == 0.0  # three of five plans have closed
+
+
+def test_grippers_that_nearly_agree_are_averaged_like_joints() -> None:
+    """A small difference is noise, and its mean is smoother."""
+    play = scheduler(decay=0.0, column="left/gripper")
+    play.start(np.full(1, 0.5), 0)
+    play.add(chunk(0, 0.4), 0)
+    play.add(chunk(1, 0.6), DT_NS)
+    assert played(play, 2 * DT_NS) == pytest.approx(0.5)
+
+
+def test_a_joint_is_a_place_on_its_range_and_is_not_wrapped() -> None:
+    """From 3.1 to -3.1 rad the way leads through 0: servos do not turn through half a turn."""
+    play = scheduler()
+    play.add(chunk(0, np.array([3.1, -3.1]), rows=2), 0)
+    assert played(play, DT_NS // 2) == pytest.approx(0.0)
+
+
+def test_a_plan_beyond_its_bounds_is_cut_before_it_is_blended() -> None:
+    """From a held pose outside the bounds the command moves in smoothly, without a jump."""
+    play = ChunkScheduler(["left/waist"], DeployOptions(), [-1.0], [1.0])
+    play.start(np.array([1.5]), 0)
+    play.add(chunk(0, 7.0, rows=200), 0)
+    way = [played(play, ms * 1_000_000) for ms in range(0, 1000, 10)]
+    assert way[0] == pytest.approx(1.5)
+    assert np.abs(np.diff(way)).max() <= 0.0101
+    assert way[-1] == pytest.approx(1.0)
+
+
+def test_a_fading_seam_does_not_lead_out_of_the_bounds() -> None:
+    """The plan turns round while the offset of the start still fades."""
+    play = ChunkScheduler(["left/waist"], DeployOptions(blend_s=0.5), [0.0], [1.0])
+    play.start(np.zeros(1), 0)
+    play.add(chunk(0, np.where(np.arange(ROWS) < 5, 1.0, 0.0)), 0)
+    way = [played(play, ms * 1_000_000) for ms in range(0, 200, 10)]
+    assert min(way) >= 0.0
+
+
+def test_a_long_history_of_decay_does_not_overflow() -> None:
+    """A steep preference for the newest plan is exact, however far the plans lie apart."""
+    play = scheduler(decay=-50.0)
+    play.add(chunk(0, 1.0, rows=100), 0)
+    play.add(chunk(80, 2.0, rows=100), 80 * DT_NS)
+    assert played(play, 80 * DT_NS) == pytest.approx(2.0)

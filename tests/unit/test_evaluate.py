@@ -1,4 +1,4 @@
-"""Scores, their table, and pictures of rollouts."""
+"""What evaluation refuses before anything runs, and pictures of rollouts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,105 +6,143 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from policy_episodes import CAMERA, write_episode
+from policy_episodes import CAMERA, HEIGHT, WIDTH, small_rig, write_episode
+from pydantic import TypeAdapter
 
-from policies import checkpoint
-from policies.bc import BcConfig, BcNet
-from policies.evaluate import evaluate, table
-from policies.learned import shapes_of
-from policies.normalisation import ColumnStatistics, ImageStatistics, Statistics
+from policies.card import CARD, VERSION, Card, read_card
+from policies.comparison import Score
+from policies.deployment import DeployOptions
+from policies.evaluate import inputs_of, run, write_video_of
+from policies.motion_metrics import motion_from
+from policies.normalisation import Statistics, column_statistics
 from policies.policy import CameraView, ObservationContract
-from policies.video import grid, write_contact_sheet, write_rollouts, write_video
-from teleop.assembly import Job
-from teleop.errors import PolicyError
+from policies.rollouts import Rollout
+from policies.video import Taken, grid, write_contact_sheet, write_takes, write_video
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.session_plan import EpisodeResult
 
-COLUMN = ColumnStatistics((0.0,), (1.0,), (0.0,), (1.0,))
+MOTION = motion_from(np.zeros((8, 1)), np.empty(0, np.int64))
 
 
-def save_policy(folder: Path, cameras: Sequence[str]) -> Path:
-    """An untrained policy of one joint."""
-    views = tuple(CameraView(name, 24, 32, 24, 32, 25.0, {}) for name in cameras)
+def save_card(folder: Path, cameras: Sequence[str] = ()) -> Path:
+    """What is known of a policy of one joint; it has no weights."""
+    column = column_statistics(np.array([[0.0], [1.0]]))
     contract = ObservationContract(
-        "transfer_cube", ("a/waist",), views, (), 50.0, 5, (0.0,), (1.0,), (0.0,), (1.0,), ""
+        tasks=("transfer_cube",),
+        joint_names=("a/waist",),
+        cameras=tuple(CameraView(name, 24, 32, 24, 32, 25.0, {}) for name in cameras),
+        extras=(),
+        row_hz=50.0,
+        chunk_rows=5,
+        qpos_low=(0.0,),
+        qpos_high=(1.0,),
+        action_low=(0.0,),
+        action_high=(1.0,),
+        start_low=(0.0,),
+        start_high=(1.0,),
+        calibration_sha256="",
+        data_hash="",
     )
-    network = BcNet(shapes_of(contract), BcConfig(hidden=4, features=2))
-    images = tuple(ImageStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)) for _ in cameras)
-    checkpoint.save(folder, "bc", network, contract, Statistics(COLUMN, COLUMN, images), {})
+    card = Card(
+        format="tandem-policy",
+        version=VERSION,
+        family="bc",
+        config={},
+        contract=contract,
+        statistics=Statistics(column, column, ()),
+        weights_sha256="",
+        software="test",
+        training={},
+        deployment=DeployOptions(),
+    )
+    folder.mkdir()
+    (folder / CARD).write_bytes(TypeAdapter(Card).dump_json(card))
     return folder
 
 
-class FakeRig:
-    """Answers jobs with given outcomes and remembers them."""
-
-    def __init__(self, outcomes: Sequence[str]) -> None:
-        self.outcomes = outcomes
-        self.jobs: list[Job] = []
-
-    def __call__(self, job: Job) -> list[EpisodeResult]:
-        self.jobs.append(job)
-        return [
-            EpisodeResult(i, outcome, 6.0 + i, 4 if outcome == "success" else 1, 4)
-            for i, outcome in enumerate(self.outcomes)
-        ]
-
-
-def test_expert_and_policies_meet_the_same_scenes(tmp_path: Path) -> None:
-    """Same task, seed and first scene; only who acts differs."""
-    rig = FakeRig(["success"])
-    folder = save_policy(tmp_path / "run", ["cam_high"])
-    for subject in ("expert", folder):
-        evaluate(subject, rig, "transfer_cube", 20, 1000, cameras=("overview",))
-    expert, policy = rig.jobs
-    assert (expert.kind, policy.kind) == ("record", "deploy")
-    for job in rig.jobs:
-        assert (job.task, job.episodes, job.seed, job.first_episode) == (
-            "transfer_cube",
-            20,
-            1000,
-            0,
-        )
-    assert policy.cameras == ("cam_high", "overview")
-    assert policy.options == {"checkpoint": str(folder.resolve())}
-
-
-def test_the_table_shows_counts_interval_and_what_was_seen(tmp_path: Path) -> None:
-    """15 of 20, with the Wilson interval 53 % to 89 %."""
-    rig = FakeRig(["success"] * 15 + ["failure"] * 5)
-    blind = save_policy(tmp_path / "blind", [])
-    text = table([evaluate(s, rig, "transfer_cube", 20, 1000) for s in ("expert", blind)])
-    rows = text.splitlines()
-    assert "| 15/20 | 75% | 53% to 89% | 3.2/4 | 13.0 s |" in rows[2]
-    assert "joints only (blind)" in rows[3]
+def test_what_a_policy_sees_is_said_in_words(tmp_path: Path) -> None:
+    """Cameras by name, or that there are none."""
+    seeing = read_card(save_card(tmp_path / "a", ["cam_high"]))
+    assert inputs_of(seeing) == "joints, cam_high"
+    assert inputs_of(read_card(save_card(tmp_path / "b"))) == "joints only (blind)"
 
 
 def test_a_policy_of_another_task_is_refused(tmp_path: Path) -> None:
-    """The error says which task it was trained for."""
-    folder = save_policy(tmp_path / "run", ["cam_high"])
-    with pytest.raises(PolicyError, match="was trained for 'transfer_cube', not for 'insertion'"):
-        evaluate(folder, FakeRig([]), "insertion", 1, 0)
+    """The error says which task it was trained for, before any process starts."""
+    folder = save_card(tmp_path / "run", ["cam_high"])
+    with pytest.raises(PolicyError, match="was trained for transfer_cube, not for insertion"):
+        run([folder], small_rig(), "insertion", 1, 0, show=False)
 
 
-def test_no_success_has_no_mean_time(tmp_path: Path) -> None:
-    """A dash, not a number."""
-    score = evaluate("expert", FakeRig(["failure"] * 3), "transfer_cube", 3, 0)
-    assert table([score]).endswith("| 0/3 | 0% | 0% to 56% | 1.0/4 | - |")
+def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
+    """Also when another subject could run."""
+    with pytest.raises(PolicyError, match="holds no policy"):
+        run(["expert", tmp_path], small_rig(), "transfer_cube", 1, 0, show=False)
+
+
+def test_an_option_that_deployment_does_not_know_is_refused() -> None:
+    """With a near name."""
+    with pytest.raises(UnknownNameError, match="did you mean replan_rows"):
+        run(["expert"], small_rig(), "transfer_cube", 1, 0, options={"replan_row": 3}, show=False)
+
+
+def test_no_process_at_all_is_refused() -> None:
+    """Nothing would run."""
+    with pytest.raises(PolicyError, match="give --jobs 1 or more"):
+        run(["expert"], small_rig(), "transfer_cube", 1, 0, jobs=0, show=False)
+
+
+def test_recordings_are_never_overwritten(tmp_path: Path) -> None:
+    """The first that is in the way is named."""
+    (tmp_path / "expert").mkdir()
+    (tmp_path / "expert/episode_000001.hdf5").touch()
+    with pytest.raises(PolicyError, match=r"expert/episode_000001\.hdf5 exists already"):
+        run(["expert"], small_rig(), "transfer_cube", 2, 0, out=tmp_path, show=False)
+
+
+def images_of(path: Path) -> list[np.ndarray]:
+    """All images of a video, (H, W, 3) RGB."""
+    video = cv2.VideoCapture(str(path))
+    images = []
+    while True:
+        good, image = video.read()
+        if not good:
+            return images
+        images.append(image[..., ::-1])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
 def test_rollouts_become_a_video_side_by_side(tmp_path: Path, name: str) -> None:
-    """Two episodes of 40 rows: 20 images of 32 x 64, readable again."""
-    episodes = [write_episode(tmp_path / "e", episode) for episode in range(2)]
-    assert write_rollouts(tmp_path / name, episodes, CAMERA, columns=2) == 20
-    video = cv2.VideoCapture(str(tmp_path / name))
-    count = 0
-    while True:
-        good, image = video.read()
-        if not good:
-            break
-        assert image.shape == (24, 64, 3)
-        count += 1
-    assert count == 20
+    """Two episodes of 40 rows: 20 images of both, readable again."""
+    takes = [Taken(write_episode(tmp_path / "e", episode), True) for episode in range(2)]
+    assert write_takes(tmp_path / name, takes, CAMERA, columns=2) == 20
+    assert [image.shape for image in images_of(tmp_path / name)] == [(HEIGHT, 2 * WIDTH, 3)] * 20
+
+
+def test_the_video_shows_successes_and_failures_in_their_colours(tmp_path: Path) -> None:
+    """One failure among twelve is shown, in a red frame, after eight green ones."""
+    rollouts = []
+    for scene in range(12):
+        path = write_episode(tmp_path / "e", scene, rows=8)
+        result = EpisodeResult(scene, "failure" if scene == 10 else "success", 1.0, path=str(path))
+        rollouts.append(Rollout(scene, result, MOTION))
+    assert write_video_of(Score("a", "", tuple(rollouts)), CAMERA, tmp_path / "v.mp4") == 4
+    image = images_of(tmp_path / "v.mp4")[0].astype(int)
+    assert image.shape == (3 * HEIGHT, 3 * WIDTH, 3)
+    edges = [
+        image[row * HEIGHT + 1 : row * HEIGHT + 3, column * WIDTH + 8 : (column + 1) * WIDTH - 8]
+        for row in range(3)
+        for column in range(3)
+    ]
+    redder = [float((edge[..., 0] - edge[..., 1]).mean()) for edge in edges]
+    assert [value > 0 for value in redder] == [False] * 8 + [True]
+
+
+def test_a_video_needs_recordings(tmp_path: Path) -> None:
+    """The error says how to make them."""
+    score = Score("a", "", (Rollout(0, EpisodeResult(0, "success", 1.0), MOTION),))
+    with pytest.raises(PolicyError, match="give --out DIR"):
+        write_video_of(score, CAMERA, tmp_path / "v.mp4")
 
 
 def test_a_contact_sheet_holds_spaced_images(tmp_path: Path) -> None:

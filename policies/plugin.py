@@ -1,0 +1,32 @@
+"""Parts that a user brings along: ``module:attribute`` on the import path."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from teleop.errors import PolicyError
+
+
+def load_plugin(what: str, reference: str) -> Any:
+    """The attribute of a module.
+
+    Args:
+        what: What it is for, as errors call it.
+        reference: ``module:attribute``.
+
+    Raises:
+        PolicyError: no such module or attribute.
+    """
+    module, colon, attribute = reference.partition(":")
+    if not (module and colon and attribute):
+        raise PolicyError(f"{what} {reference!r} is not of the form module:attribute")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise PolicyError(
+            f"{what} {reference!r} cannot be imported ({error}); install it, or run where "
+            "Python finds it (PYTHONPATH)"
+        ) from error
+    except AttributeError as error:
+        raise PolicyError(f"{what} {reference!r}: the module has no {attribute!r}") from error

@@ -1,0 +1,1 @@
+"""Experiments with a question each: why heads exist, how errors grow, what a task is worth."""

@@ -1,0 +1,148 @@
+"""Options of the ``tandem`` commands."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+CHUNK_OPTIONS = ("chunk_mode", "decay_per_row", "replan_rows", "execute_rows", "blend_s", "noise")
+"""Options that replace those of a policy's card: ``policies.deployment.DeployOptions``."""
+
+
+def hand_over(command: argparse.ArgumentParser) -> None:
+    """No options here: the command reads the rest of the line itself."""
+
+
+def rig_options(command: argparse.ArgumentParser) -> None:
+    """Which rig."""
+    command.add_argument(
+        "--hardware", type=Path, default=Path("hardware.yaml"), help="rig file (%(default)s)"
+    )
+    command.add_argument(
+        "--emulate", action="store_true", help="run the rig's emulation, no robot needed"
+    )
+
+
+def run_options(command: argparse.ArgumentParser) -> None:
+    """Which rig, and how it runs."""
+    rig_options(command)
+    command.add_argument(
+        "--lockstep", action="store_true", help="emulate in virtual time; no need for --emulate"
+    )
+
+
+def job_options(command: argparse.ArgumentParser) -> None:
+    """What is to be done how often."""
+    run_options(command)
+    command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
+    command.add_argument("--episodes", type=_count, help="how many episodes")
+    command.add_argument("--out", type=Path, help="folder to record episodes into")
+    command.add_argument("--seed", type=int, default=0, help="places the emulated scene")
+    command.add_argument(
+        "--cameras", type=lambda s: tuple(s.split(",")), help="comma-separated, default: the task's"
+    )
+    command.add_argument("--seconds", type=_positive, help="longest episode, default: the task's")
+
+
+def hand_options(command: argparse.ArgumentParser) -> None:
+    """A job with the operator's hands on the leaders."""
+    job_options(command)
+    command.add_argument(
+        "--operator", type=Path, help="recorded hand motion (CSV) for the emulated operator"
+    )
+
+
+def replay_options(command: argparse.ArgumentParser) -> None:
+    """``tandem replay``."""
+    command.add_argument("episode", type=Path, help="episode file")
+    job_options(command)
+    command.set_defaults(task=None)
+    command.add_argument("--speed", type=_positive, default=1.0, help="time factor (%(default)s)")
+
+
+def deploy_options(command: argparse.ArgumentParser) -> None:
+    """``tandem deploy``."""
+    command.add_argument("policy", type=Path, help="run folder of tandem train")
+    job_options(command)
+    chunk_options(command)
+    command.add_argument("--device", default="cpu", help="where the network runs (%(default)s)")
+    command.add_argument(
+        "--remote-policy", action="store_true", help="another machine runs: tandem policy"
+    )
+    command.add_argument(
+        "--allow-start", action="store_true", help="start from a pose unlike those of the data"
+    )
+
+
+def policy_options(command: argparse.ArgumentParser) -> None:
+    """``tandem policy``."""
+    command.add_argument("policy", type=Path, help="run folder of tandem train")
+    rig_options(command)
+    command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
+    command.add_argument("--device", default="cpu", help="where the network runs (%(default)s)")
+    command.add_argument(
+        "--replan-rows", type=_count, help="rows between inferences, default: the policy's own"
+    )
+
+
+def chunk_options(command: argparse.ArgumentParser) -> None:
+    """How action chunks are played; defaults are the policy's own."""
+    group = command.add_argument_group("action chunks (default: as the policy was trained)")
+    group.add_argument("--chunk-mode", choices=("ensemble", "newest"))
+    group.add_argument(
+        "--decay-per-row", type=float, help="ensemble weights: above 0 favours the oldest plan"
+    )
+    group.add_argument("--replan-rows", type=_count, help="rows between inferences")
+    group.add_argument("--execute-rows", type=_count, help="rows of a chunk that may be played")
+    group.add_argument("--blend-s", type=float, help="shortest time over which a seam fades")
+    group.add_argument("--noise", choices=("episode", "fresh"), help="of families that sample")
+
+
+def evaluate_options(command: argparse.ArgumentParser) -> None:
+    """``tandem evaluate``."""
+    command.add_argument("runs", nargs="+", help="run folders, or: expert")
+    job_options(command)
+    chunk_options(command)
+    command.add_argument(
+        "--video", type=Path, help="film the first policy (.mp4) by the last of --cameras"
+    )
+    command.add_argument("--jobs", type=_count, help="processes, default: one per core")
+    command.add_argument("--table", type=Path, help="write the table there too (Markdown)")
+    command.set_defaults(seed=1000)
+
+
+def recover_options(command: argparse.ArgumentParser) -> None:
+    """``tandem recover``."""
+    command.add_argument("folder", type=Path, help="folder with .partial episodes")
+
+
+def inspect_options(command: argparse.ArgumentParser) -> None:
+    """``tandem inspect``."""
+    command.add_argument("episode", type=Path, help="episode file or folder of episodes")
+    command.add_argument("--picture", type=Path, help="picture file (default: beside the episode)")
+    command.add_argument("--no-picture", action="store_true", help="print the summary only")
+    command.add_argument("--validate", action="store_true", help="list every fault of the file")
+
+
+def doctor_options(command: argparse.ArgumentParser) -> None:
+    """``tandem doctor``."""
+    rig_options(command)
+    command.add_argument(
+        "--out", type=Path, default=Path(), help="folder whose disk is tried (default: this one)"
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document at the end")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
