@@ -109,7 +109,7 @@ class BinsNet(Family):
     """The network of the bins family."""
 
     config_type: ClassVar[type[FamilyConfig]] = BinsConfig
-    recipe: ClassVar[dict[str, Any]] = {"learning_rate": 1e-3, "normalise": "quantile"}
+    recipe: ClassVar[dict[str, Any]] = {"learning_rate": 3e-3, "normalise": "quantile"}
     before: Tensor
     after: Tensor
     place: Tensor
@@ -192,7 +192,7 @@ class BinsNet(Family):
         before = told.cumsum(0) - told  # of the columns before each one
         hidden = functional.gelu(tokens + self.gain[:, None, None] * before).flatten(1, 2)
         scores = torch.baddbmm(self.out_bias.to(hidden.dtype), hidden, self.out.to(hidden.dtype))
-        return scores.unflatten(1, rows.shape)
+        return scores.view(len(scores), *rows.shape, self.config.bins)
 
     def _decode(self, tokens: Tensor, noise: torch.Generator | None) -> Tensor:
         """The numbers of rows, one column after the other, (B, R, A)."""
@@ -221,7 +221,8 @@ class BinsNet(Family):
         index = torch.arange(self.config.bins, device=chance.device)
         near = (index - chosen[..., None]).abs() <= self.config.refine
         weight = chance * near
-        return (weight * self._centres(index)).sum(-1) / weight.sum(-1)
+        mean: Tensor = (weight * self._centres(index)).sum(-1) / weight.sum(-1)
+        return mean
 
     def _rows_to_learn(self, mask: Tensor) -> Tensor:
         """Rows for the loss, (B, R): by chance among those that count, or one of each round."""
@@ -234,10 +235,12 @@ class BinsNet(Family):
 
     def _bin_of(self, numbers: Tensor) -> Tensor:
         bins = self.config.bins
-        return ((numbers + 1) / 2 * bins).long().clamp(0, bins - 1)
+        index: Tensor = ((numbers + 1) / 2 * bins).long().clamp(0, bins - 1)
+        return index
 
     def _centres(self, index: Tensor) -> Tensor:
-        return (index + 0.5) / self.config.bins * 2 - 1
+        centre: Tensor = (index + 0.5) / self.config.bins * 2 - 1
+        return centre
 
 
 def _read(numbers: Tensor) -> Tensor:

@@ -48,8 +48,9 @@ from teleop.messages import ActionChunk, FloatArray
 SEAM_TOLERANCE = 0.02
 """A column whose plan changes by no more (rad, or gripper opening) is not blended: so much a
 seam may add to a command, and ensembled plans stay as prompt as they are."""
-JOINT_BLEND_PER_S = 1.0
-"""Fastest fading of a seam, rad/s: 0.01 rad per tick of a 100 Hz arm."""
+JOINT_BLEND_PER_S = 0.5
+"""Fastest fading of a seam, rad/s: 0.01 rad per tick of a 50 Hz arm, which leaves room for what
+the arm's own limits add to one when it catches up."""
 GRIPPER_BLEND_PER_S = 4.0
 """The same for openings: the grippers' own limit in ``hardware.yaml``."""
 GRIPPER_SPREAD = 0.3

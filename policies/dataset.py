@@ -189,6 +189,8 @@ def _check(options: DataOptions) -> None:
             raise PolicyError(f"--{name.replace('_', '-')} is {getattr(options, name)}; at least 1")
     if min(options.image_size) < 1:
         raise PolicyError(f"--image-size is {options.image_size}; give height and width in pixels")
+    if options.drop_idle < 0:
+        raise PolicyError(f"--drop-idle is {options.drop_idle:g}; give seconds, or 0 to keep all")
     if not 0 <= options.holdout < 1:
         raise PolicyError(f"--holdout is {options.holdout:g}; give a share from 0 to below 1")
 

@@ -43,15 +43,15 @@ class DenoiserConfig(FamilyConfig):
 
     denoiser: DenoiserName = "transformer"
     """A transformer over groups of rows, or a one-dimensional U-Net."""
-    width: int = 192
+    width: int = 128
     """Transformer: columns of a token."""
-    layers: int = 4
+    layers: int = 3
     """Transformer: how many layers."""
     heads: int = 4
     """Transformer: attention heads of a layer."""
     hidden: int = 512
     """Transformer: width of the perceptron that reads the observation, once per chunk."""
-    rows_per_token: int = 5
+    rows_per_token: int = 10
     """Transformer: rows of the chunk that share a token; fewer are finer and slower."""
     unet_sizes: tuple[int, ...] = (64, 128, 256)
     """U-Net: channels of its levels. Diffusion Policy: 256 512 1024 from states, 512 1024 2048

@@ -10,6 +10,9 @@ Deviations:
 
 - The default denoiser is a transformer whose tokens hold several rows (``policies.denoiser``);
   ``--denoiser unet`` is the paper's.
+- The network predicts the clean chunk (``--prediction epsilon`` is the paper's noise). Noise has
+  as many values as the chunk and all must pass through the network, while a clean chunk is
+  close to what the observation alone tells.
 - DDIM with 10 steps by default; the published simulation results use DDPM with 100.
 - The chunk's row 0 is the present action. The published horizon begins at the oldest
   observation of the history, so its first rows are never played.
@@ -37,8 +40,9 @@ from teleop.errors import PolicyError
 class DiffusionConfig(DenoiserConfig):
     """Options of the diffusion family."""
 
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """What the network learns: the noise, the clean chunk, or the velocity between them."""
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "sample"
+    """What the network learns: the noise, the clean chunk, or the velocity between them. The
+    clean chunk needs the least training: see ``policies.flow`` for figures."""
     train_steps: int = 100
     """Noise levels of training."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
@@ -58,6 +62,11 @@ class DiffusionNet(Family):
         "normalise": "range",
         "padding": "repeat",
         "ema": True,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-4,
+        "warmup_steps": 200,
+        "schedule": "cosine",
     }
 
     def __init__(self, shapes: Shapes, config: DiffusionConfig) -> None:

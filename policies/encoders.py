@@ -3,7 +3,8 @@
 Two encoders: a small convolution stack that a CPU core can train, and ResNet-18 from MONAI,
 whose layer names are those of torchvision, so that ImageNet weights load from a local file.
 Norms are GroupNorm, because BatchNorm's running means do not survive small batches and EMA
-(Chi et al. 2023), or BatchNorm with fixed statistics for pretrained weights (as DETR and ACT). A spatial softmax (Levine et al. 2016) reports where in the image each feature sits.
+(Chi et al. 2023), or BatchNorm with fixed statistics for pretrained weights (as DETR and ACT).
+A spatial softmax (Levine et al. 2016) reports where in the image each feature sits.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.weight * (self.running_var + 1e-5).rsqrt()
         shift = self.bias - self.running_mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
+        # In the maps' own precision: float32 here would turn bfloat16 maps back into float32.
+        return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
 def _replace_norms(module: nn.Module, norm: NormName) -> None:
@@ -192,8 +194,10 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
         )
     except FileNotFoundError as error:
         raise PolicyError(f"{path}: no such file of encoder weights") from error
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, ValueError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise PolicyError(f"{path} holds no weights that can be read: {error}") from error
+    if not isinstance(weights, dict):
+        raise PolicyError(f"{path} holds a {type(weights).__name__}, not a state dict")
     kept = {
         name: value
         for name, value in weights.items()
@@ -203,4 +207,7 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
         try:
             trunk.net.load_state_dict(kept)
         except RuntimeError as error:
-            raise PolicyError(f"{path} does not hold a ResNet-18: {error}") from error
+            raise PolicyError(
+                f"{path} does not hold a ResNet-18, or the policy was not made with "
+                f"--norm frozen_batch: {error}"
+            ) from error

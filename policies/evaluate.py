@@ -25,7 +25,7 @@ from teleop.rig import Rig
 
 EXPERT = "expert"
 """Subject: the scripted operator guiding the leaders, who made the demonstrations."""
-OPTIONS = ("device", *(field.name for field in fields(DeployOptions)))
+OPTIONS = ("device", "allow_start", "loader", *(field.name for field in fields(DeployOptions)))
 """What can be changed at deployment, for this evaluation alone."""
 
 
@@ -52,7 +52,8 @@ def run(
         jobs: Processes; one per core when None. The results do not depend on it.
         out: Keep the recordings there, in a folder for each subject.
         cameras: Cameras to run beside those the policies need, for example for a video.
-        options: ``device``, and fields of ``DeployOptions`` that replace the checkpoint's.
+        options: ``device``, ``allow_start``, ``loader``, and fields of ``DeployOptions`` that
+            replace the checkpoint's.
         show: Draw a progress bar on standard error.
 
     Raises:
@@ -80,7 +81,14 @@ def run(
 
 
 def record(
-    rig: Rig, task: str, episodes: int, seed: int, out: Path, jobs: int | None, show: bool = True
+    rig: Rig,
+    task: str,
+    episodes: int,
+    seed: int,
+    out: Path,
+    jobs: int | None,
+    show: bool = True,
+    tags: tuple[str, ...] = (),
 ) -> list[Rollout]:
     """Let the expert make demonstrations, over several processes; only those still missing.
 
@@ -93,7 +101,7 @@ def record(
     missing = [i for i in range(episodes) if not (out / f"episode_{i:06d}.hdf5").exists()]
     if not missing:
         return []
-    job = Job("record", task, out=out, seed=seed)
+    job = Job("record", task, out=out, seed=seed, tags=tags)
     with SceneRunner(rig, jobs) as runner, _bar("recording", len(missing), show) as tick:
         return runner.run(job, missing, tick)
 

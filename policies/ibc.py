@@ -7,7 +7,7 @@ by noise that shrinks, and at last take the best. An energy can have several min
 edges, which regression cannot.
 
 The family is here for comparison. It is unstable: the loss can fall while the policy gets
-worse, and in the published tables it scores 0 on tasks that regression does (Chi et al. 2023).
+worse (Chi et al. 2023 discuss why).
 
 Its chunk is a single row by default, because the negatives are uniform: an arm pair has 14
 columns, so a chunk of 16 rows has 224, and no draw out of [-1, 1]^224 ever comes near the
@@ -20,8 +20,7 @@ Deviations from github.com/google-research/ibc:
   many dimensions, and so no gradient penalty.
 - Uniform over [-1, 1] of the data's range, without the margin of 5 % around it.
 - The search ends with the best candidate, never one drawn in proportion.
-- Smaller: 256 wide with 3 hidden layers, 256 negatives and 1024 x 3 candidates; theirs
-  goes up to 16384 candidates.
+- Smaller: 256 wide with 3 hidden layers, and 1024 candidates in the search.
 - GELU instead of ReLU.
 """
 
@@ -57,7 +56,7 @@ class IbcConfig(FamilyConfig):
     first_noise: float = 0.33
     """Deviation of the first round's shaking, actions being in [-1, 1]; 0.33 as published."""
     noise_decay: float = 0.5
-    """Factor on it from round to round; 0.5 as published."""
+    """Factor on it from round to round."""
 
 
 class IbcNet(Family):

@@ -62,7 +62,7 @@ class LoopOptions:
     """Longest gradient; longer ones are shortened. 0 does not clip."""
     accumulate: int = 1
     """Parts that a batch is worked through in, one after another: less memory, same step."""
-    ema: bool = False
+    ema: bool = True
     """Deploy a moving average of the weights instead of the last ones."""
     ema_power: float = 0.75
     """After t steps the average keeps ``1 - (1 + t)^-power`` of itself."""

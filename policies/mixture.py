@@ -100,9 +100,9 @@ class MixtureHead(nn.Module):
         """Shape of ``features``: (B, F)."""
         rows, columns = self.shapes.chunk_rows, self.shapes.action
         components = self.config.components
-        code = functional.gelu(self.code(features)).unflatten(1, (components, CODE))
-        mean = self.motion(code).unflatten(-1, (rows, columns)).float()
-        moved = self.spread(features).float().unflatten(1, (components, 1, columns))
+        code = functional.gelu(self.code(features)).view(-1, components, CODE)
+        mean = self.motion(code).view(-1, components, rows, columns).float()
+        moved = self.spread(features).float().view(-1, components, 1, columns)
         std = functional.softplus(self.row_spread + moved) + self.config.min_std
         return Mixture(self.weight(features).float().log_softmax(-1), mean, std)
 

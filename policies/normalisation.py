@@ -101,7 +101,9 @@ def fault(table: FloatArray) -> tuple[int, int, str] | None:
     if not np.isfinite(table).all():
         row, column = np.argwhere(~np.isfinite(table))[0]
         return int(row), int(column), f"is {table[row, column]}; leave this episode out"
-    q01, median, q99 = np.quantile(table, (0.01, 0.5, 0.99), axis=0)
+    median = np.median(table, axis=0)
+    q01 = np.quantile(table, 0.01, axis=0, method="higher")  # without the outermost value itself
+    q99 = np.quantile(table, 0.99, axis=0, method="lower")
     far = np.abs(table - median) / np.maximum(q99 - q01, SPREAD_FLOOR)
     row, column = np.unravel_index(int(far.argmax()), far.shape)
     if far[row, column] <= EXPLODING:

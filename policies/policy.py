@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +71,7 @@ class Policy(Protocol):
         """Forget the past; called before every episode."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartCheck:
+class StartCheck(NamedTuple):
     """How the measured pose lies to the start poses of the training data, in words."""
 
     warnings: tuple[str, ...]

@@ -1,4 +1,8 @@
-"""Fading the difference where one plan ends and another begins."""
+"""Fading the difference where one plan ends and another begins.
+
+The fade begins and ends without a step of its speed (a cubic), so that arms with a limited
+acceleration do not fall behind the command and then have to catch up.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ from numpy.typing import NDArray
 from teleop.clock import NS_PER_S
 from teleop.messages import FloatArray
 
+PEAK = 1.5
+"""Greatest speed of the cubic over its mean."""
+
 
 class Seams:
-    """Per column an offset that is added to the plan and fades linearly to nothing.
+    """Per column an offset that is added to the plan and fades to nothing.
 
     Args:
         shortest_s: Shortest time over which a seam fades.
@@ -39,11 +46,12 @@ class Seams:
         """
         self._offset = np.where(where, offset, self._offset)
         self._begun_ns = np.where(where, now_ns, self._begun_ns)
-        fade_ns = np.maximum(self._shortest_ns, np.abs(self._offset) / self._per_ns)
+        fade_ns = np.maximum(self._shortest_ns, PEAK * np.abs(self._offset) / self._per_ns)
         self._fade_ns = np.where(where, fade_ns, self._fade_ns)
 
     def left(self, now_ns: int) -> FloatArray:
         """What is left of the offsets; shape (A,)."""
         left_ns = np.maximum(self._begun_ns + self._fade_ns - now_ns, 0.0)
-        offset: FloatArray = self._offset * left_ns / np.maximum(self._fade_ns, 1.0)
+        left = left_ns / np.maximum(self._fade_ns, 1.0)
+        offset: FloatArray = self._offset * left * left * (3.0 - 2.0 * left)
         return offset

@@ -36,7 +36,7 @@ class Trackers:
     ) -> None:
         check_names(names)
         self._accelerator = Accelerator(
-            cpu=device == "cpu", log_with=list(names), project_dir=folder / TENSORBOARD
+            cpu=device == "cpu", log_with=list(names) or None, project_dir=folder / TENSORBOARD
         )
         options = {TENSORBOARD: {"purge_step": after_step + 1}} if after_step else {}
         self._accelerator.init_trackers(PROJECT, init_kwargs=options)

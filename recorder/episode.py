@@ -261,9 +261,10 @@ class Episode:
         Raises:
             UnknownNameError: the episode has no such stream.
         """
-        if name not in self.streams:
+        group = self._file[schema.STREAMS].get(name)
+        if not isinstance(group, h5py.Group) or "stamp_ns" not in group:
             raise UnknownNameError("stream", name, self.streams)
-        return StreamView(self._file[f"{schema.STREAMS}/{name}"], name)
+        return StreamView(group, name)
 
     def index(self, stream: str) -> IntArray:
         """Shape (T,). Sample of each row, -1 where none had arrived."""

@@ -53,6 +53,8 @@ class Job:
     cameras: tuple[str, ...] | None = None
     """Cameras to run; the task's own choice when None."""
     max_seconds: float | None = None
+    tags: tuple[str, ...] = ()
+    """Marks of the recorded episodes, to choose them by."""
     lease: str = "tandem"
 
 
@@ -132,6 +134,7 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
             "seed": job.seed,
             "first_episode": job.first_episode,
             "max_seconds": job.max_seconds,
+            "tags": list(job.tags),
         }
         specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
     return specs

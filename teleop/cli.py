@@ -20,6 +20,7 @@ from teleop.errors import TandemError
 if TYPE_CHECKING:
     from teleop.assembly import Job
     from teleop.rig import Rig
+    from teleop.session import SessionNode
     from teleop.session_plan import EpisodeResult
 
 STUDIES = {
@@ -93,7 +94,29 @@ def _run_teleop(args: argparse.Namespace, rest: list[str]) -> int:
 def _run_record(args: argparse.Namespace, rest: list[str]) -> int:
     if args.out is None:
         raise TandemError("tandem record needs --out DIR: where the episodes go")
+    if args.jobs is not None:
+        return _record_scenes(args)
     return _run_job(args, "record", operator_file=args.operator)
+
+
+def _record_scenes(args: argparse.Namespace) -> int:
+    """Every scene on a rig of its own, spread over processes."""
+    if not args.lockstep or args.operator or args.seconds:
+        raise TandemError("--jobs is for --lockstep, without --operator and --seconds")
+    evaluation = importlib.import_module("policies.evaluate")
+    done = evaluation.record(
+        _load_rig(args),
+        args.task,
+        args.episodes or 1,
+        args.seed,
+        args.out.resolve(),
+        args.jobs,
+        show=sys.stderr.isatty(),
+        tags=tuple(args.tag or ()),
+    )
+    for rollout in done:
+        _report(rollout.result, "record")
+    return 1 if any(rollout.result.verdict == "fail" for rollout in done) else 0
 
 
 def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
@@ -123,10 +146,13 @@ def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
-    from teleop.runs import run_policy
+    from teleop.assembly import Job
+    from teleop.remote_policy import run_policy
 
     chosen = {"checkpoint": str(args.policy.resolve()), "device": args.device}
-    run_policy(_load_rig(args), args.task, chosen | _chunk_options(args))
+    job = Job("deploy", args.task, options=chosen | _chunk_options(args), cameras=args.cameras)
+    health = run_policy(_load_rig(args), job, args.emulate, print)
+    print(importlib.import_module("policies.latency").table(health.values))
     return 0
 
 
@@ -158,25 +184,25 @@ def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
-    from teleop.runs import run_lockstep
-
-    evaluation = importlib.import_module("policies.evaluate")
-    rig = _load_rig(args)
     if args.video is not None and not (args.cameras and args.out):
         raise TandemError("--video needs --cameras NAME (who films) and --out DIR (rollouts)")
-    scores = [
-        evaluation.evaluate(
-            subject,
-            lambda job: run_lockstep(rig, job, lambda r: _report(r, job.kind)).results,
-            args.task,
-            args.episodes or 20,
-            args.seed,
-            args.out.resolve() / Path(subject).name if args.out else None,
-            args.cameras,
-        )
-        for subject in args.runs
-    ]
-    print(evaluation.table(scores))
+    evaluation = importlib.import_module("policies.evaluate")
+    scores = evaluation.run(
+        args.runs,
+        _load_rig(args),
+        args.task,
+        args.episodes or 20,
+        args.seed,
+        args.jobs,
+        args.out.resolve() if args.out else None,
+        args.cameras or (),
+        _chunk_options(args),
+        show=sys.stderr.isatty(),
+    )
+    report: str = importlib.import_module("policies.comparison").report(scores)
+    print(report)
+    if args.table is not None:
+        args.table.write_text(report + "\n")
     if args.video is not None:
         shown = next((s for s in scores if s.subject != evaluation.EXPERT), scores[0])
         evaluation.write_video_of(shown, args.cameras[-1], args.video)
@@ -257,10 +283,19 @@ def _perform(
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
     with Console(rig.operator) as console:
-        results = runs.run_processes(rig, job, console, args.emulate)
+        results = runs.run_processes(rig, job, console, args.emulate, _tell_latencies)
     for result in results:
         report(result)
     return results
+
+
+def _tell_latencies(session: SessionNode) -> None:
+    """Where the time went between observation and command, when a policy acted."""
+    heard = [session.heard(name) for name in ("policy", "commander")]
+    values = {name: value for health in heard if health for name, value in health.values.items()}
+    table: str = importlib.import_module("policies.latency").table(values)
+    if table:
+        print(table)
 
 
 def _job(
@@ -285,6 +320,7 @@ def _job(
         options=options or {},
         cameras=args.cameras,
         max_seconds=args.seconds,
+        tags=tuple(args.tag or ()),
     )
 
 
@@ -334,7 +370,7 @@ def _check_packages() -> None:
 _COMMANDS = (
     ("doctor", _run_doctor, "check the rig and say what to mend", flags.doctor_options),
     ("teleop", _run_teleop, "move the followers with the leaders", flags.hand_options),
-    ("record", _run_record, "teleoperate and record episodes", flags.hand_options),
+    ("record", _run_record, "teleoperate and record episodes", flags.record_options),
     ("recover", _run_recover, "finish episodes of a killed recorder", flags.recover_options),
     ("inspect", _run_inspect, "summarise, draw or validate an episode", flags.inspect_options),
     ("replay", _run_replay, "send a recorded episode to the followers", flags.replay_options),

@@ -42,6 +42,9 @@ def job_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--cameras", type=lambda s: tuple(s.split(",")), help="comma-separated, default: the task's"
     )
+    command.add_argument(
+        "--tag", action="append", help="mark the recorded episodes; can be given several times"
+    )
     command.add_argument("--seconds", type=_positive, help="longest episode, default: the task's")
 
 
@@ -50,6 +53,14 @@ def hand_options(command: argparse.ArgumentParser) -> None:
     job_options(command)
     command.add_argument(
         "--operator", type=Path, help="recorded hand motion (CSV) for the emulated operator"
+    )
+
+
+def record_options(command: argparse.ArgumentParser) -> None:
+    """``tandem record``."""
+    hand_options(command)
+    command.add_argument(
+        "--jobs", type=_count, help="with --lockstep: scenes side by side in so many processes"
     )
 
 
@@ -80,6 +91,9 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("policy", type=Path, help="run folder of tandem train")
     rig_options(command)
     command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
+    command.add_argument(
+        "--cameras", type=lambda s: tuple(s.split(",")), help="as for tandem deploy on the rig"
+    )
     command.add_argument("--device", default="cpu", help="where the network runs (%(default)s)")
     command.add_argument(
         "--replan-rows", type=_count, help="rows between inferences, default: the policy's own"

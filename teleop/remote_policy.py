@@ -11,6 +11,7 @@ there. Its silence then ends nothing: the commander holds and says so until plan
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -71,8 +72,7 @@ def run_policy(
                 while not (stopped() or stop()):
                     loop.turn()
                     health = node.health(loop.now_ns())
-                    # Ages grow with each look; the first words say what it is about.
-                    about = f"{health.state} {health.detail.partition(' is ')[0]}"
+                    about = re.sub(r"[\d.-]+", "", f"{health.state} {health.detail}")  # ages grow
                     if about != told:
                         told = about
                         say(f"policy: {health.state} {health.detail}".rstrip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import signal
 import tempfile
@@ -237,11 +238,11 @@ class Attendant:
         self._supervisor.check()
 
     def _tell_commander(self, health: Health) -> None:
-        """What a commander that is ready, or waits, wants known: once."""
-        if self._session.phase != "ready" or health.detail in ("", self._commander_said):
-            return
-        self._commander_said = health.detail
-        self._console.say(f"commander: {health.detail}")
+        """What a commander that is ready, or waits, wants known: once, though figures change."""
+        words = re.sub(r"[\d.-]+", "", health.detail)
+        if self._session.phase == "ready" and words not in ("", self._commander_said):
+            self._commander_said = words
+            self._console.say(f"commander: {health.detail}")
 
     def _tell(self, now_ns: int) -> None:
         session, console = self._session, self._console

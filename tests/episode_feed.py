@@ -166,9 +166,8 @@ class Feed:
 
 def recorder_for(rig: Rig, out: Path, now_ns: int = START_NS) -> RecorderNode:
     """A recorder node of that rig."""
-    return RecorderNode(
-        "recorder", rig, out, "move", "somebody", {"note": "none"}, Origin("record", 7), now_ns
-    )
+    origin = Origin("record", 7, tags=("calm", "day"))
+    return RecorderNode("recorder", rig, out, "move", "somebody", {"note": "none"}, origin, now_ns)
 
 
 def recorded_episode(out: Path, seconds: float = 1.0, **changes: object) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from policies.loop import LoopOptions
@@ -29,24 +30,26 @@ from policies.studies.toy import Head, in_processes, learn, play, write_report
 from teleop.errors import UnknownNameError
 from teleop.messages import FloatArray
 
+Flags = NDArray[np.bool_]
+
 # -- the world: positions (x, y) in metres; an action is the next position -------------------
 
 OBSTACLE = np.array([0.0, 0.5])
-OBSTACLE_RADIUS = 0.2
+OBSTACLE_RADIUS = 0.22
 GOAL = np.array([0.0, 1.0])
 GOAL_RADIUS = 0.05
-START_SPREAD = 0.05
+START_SPREAD = 0.1
 """Starts lie at y = 0, within so much of x = 0."""
 MAX_STEP = 0.1
 """The point moves no further than this in one row: twice what the demonstrator asks for."""
 LIMIT_ROWS = 40
-"""A run that has not arrived by then has failed; a demonstration takes 40 rows."""
+"""A run that has not arrived by then has failed; a demonstration takes 24 rows."""
 
 # -- the demonstrator ------------------------------------------------------------------------
 
 DEMONSTRATION_ROWS = 24
 SIDESTEP = 0.35
-"""How far to the side it passes the obstacle: its edge lies half-way."""
+"""How far to the side it passes the middle of the obstacle."""
 KEPT = 0.8
 """Share of a deviation from its path that is left a row later."""
 TREMOR = 0.003
@@ -55,7 +58,7 @@ TREMOR = 0.003
 CHUNK_ROWS = 16
 """Rows of a plan: the prediction horizon of Diffusion Policy."""
 EXECUTE_ROWS = 8
-"""Rows of a plan that are carried out, as there. After eight rows the two ways lie 0.35 apart:
+"""Rows of a plan that are carried out, as there. After eight rows the two ways lie 0.5 apart:
 the choice has been made, and the next plan sees it."""
 
 HEADS = {
@@ -83,7 +86,7 @@ class Args:
     demonstrations: int = 200
     rollouts: int = 200
     """Runs per head, from the same starts for all."""
-    steps: int = 1500
+    steps: int = 800
     """Optimiser steps of each head."""
     batch_size: int = 64
     seed: int = 0
@@ -99,20 +102,21 @@ class Runs:
     """Positions, shape (N, T + 1, 2)."""
 
     @property
-    def succeeded(self) -> np.ndarray:
+    def succeeded(self) -> Flags:
         """Which runs reached the goal, shape (N,)."""
-        return np.linalg.norm(self.paths[:, -1] - GOAL, axis=1) <= GOAL_RADIUS
+        return _distance(self.paths[:, -1], GOAL) <= GOAL_RADIUS
 
     @property
-    def touched(self) -> np.ndarray:
+    def touched(self) -> Flags:
         """Which ran into the obstacle, shape (N,)."""
-        return np.linalg.norm(self.paths[:, -1] - OBSTACLE, axis=1) < OBSTACLE_RADIUS
+        return _distance(self.paths[:, -1], OBSTACLE) < OBSTACLE_RADIUS
 
     @property
-    def went_left(self) -> np.ndarray:
+    def went_left(self) -> Flags:
         """Which were left of the obstacle's middle when they came level with it, shape (N,)."""
         level = (self.paths[..., 1] >= OBSTACLE[1]).argmax(1)
-        return self.paths[np.arange(len(self.paths)), level, 0] < OBSTACLE[0]
+        left: Flags = self.paths[np.arange(len(self.paths)), level, 0] < OBSTACLE[0]
+        return left
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ def study(args: Args) -> list[Result]:
     for name in args.heads:
         if name not in HEADS:
             raise UnknownNameError("head", name, HEADS)
-    outcomes = in_processes(partial(trial, args=args), args.heads, args.jobs)
+    chosen = [(name, HEADS[name]) for name in args.heads]
+    outcomes = in_processes(partial(trial, args=args), chosen, args.jobs)
     results = [result for result, _ in outcomes]
     write_report(args.out, table(results), {"args": asdict(args), "heads": _plain(results)})
     panels = [
@@ -170,13 +175,13 @@ def study(args: Args) -> list[Result]:
     return results
 
 
-def trial(name: str, args: Args) -> tuple[Result, Runs]:
-    """Train one head and play it; the same demonstrations and starts for all."""
+def trial(item: tuple[str, Head], args: Args) -> tuple[Result, Runs]:
+    """Train one head, given with its name, and play it: same demonstrations and starts for all."""
+    name, head = item
     began = time.process_time()
     states, actions = demonstrations(args)
     options = LoopOptions(steps=args.steps, batch_size=args.batch_size, seed=args.seed)
-    head = HEADS[name]
-    learner = learn(list(states), list(actions), head, options)
+    learner = learn(states[:, :-1], actions, head, options)
     trained = time.process_time()
     noise = torch.Generator().manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
@@ -217,9 +222,9 @@ def move(position: FloatArray, action: FloatArray, row: int = 0) -> FloatArray:
     squared = np.maximum((way**2).sum(1), 1e-24)
     nearest = np.clip(((OBSTACLE - position) * way).sum(1) / squared, 0, 1)
     closest = position + nearest[:, None] * way
-    hits = np.linalg.norm(closest - OBSTACLE, axis=1) < OBSTACLE_RADIUS
-    arrived = np.linalg.norm(position - GOAL, axis=1) <= GOAL_RADIUS
-    stays = arrived | (np.linalg.norm(position - OBSTACLE, axis=1) < OBSTACLE_RADIUS)
+    hits = _distance(closest, OBSTACLE) < OBSTACLE_RADIUS
+    arrived = _distance(position, GOAL) <= GOAL_RADIUS
+    stays = arrived | (_distance(position, OBSTACLE) < OBSTACLE_RADIUS)
     moved = np.where(hits[:, None], closest, position + way)
     return np.where(stays[:, None], position, moved)
 
@@ -237,7 +242,7 @@ def expert(position: FloatArray, side: FloatArray) -> FloatArray:
 
 
 def demonstrations(args: Args) -> tuple[FloatArray, FloatArray]:
-    """Positions (N, T, 2) and the actions taken there, (N, T, 2)."""
+    """Positions (N, T + 1, 2), and the actions (N, T, 2) taken at all but the last."""
     rng = np.random.default_rng([args.seed, 0])
     side = rng.choice([-1.0, 1.0], args.demonstrations)
     tremor = rng.normal(0, TREMOR, (DEMONSTRATION_ROWS, args.demonstrations, 2))
@@ -248,7 +253,7 @@ def demonstrations(args: Args) -> tuple[FloatArray, FloatArray]:
         DEMONSTRATION_ROWS,
         execute_rows=1,
     )
-    return states[:, :-1], actions
+    return states, actions
 
 
 def table(results: Sequence[Result]) -> str:
@@ -266,8 +271,14 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def _distance(positions: FloatArray, point: FloatArray) -> FloatArray:
+    """(N, 2), (2,) -> (N,)."""
+    distance: FloatArray = np.hypot(*(positions - point).T)
+    return distance
+
+
 def _path(y: FloatArray, side: FloatArray) -> FloatArray:
-    bend: FloatArray = side * SIDESTEP * np.sin(np.pi * np.clip(y, 0, 1))
+    bend: FloatArray = side * SIDESTEP * np.sin(np.pi * np.clip(y, 0, 1)) ** 2
     return bend
 
 

@@ -31,20 +31,21 @@ DEMO_SEED, EPISODE_SEED = 0, 1000
 REFERENCE = "bc-100"
 """Chunks of 2 s, averaged: what the others are compared with."""
 
-BASE: dict[str, Any] = {"object_pose": True, "window_stride": 1, "batch_size": 128}
+BASE: dict[str, Any] = {"object_pose": True, "window_stride": 1, "holdout": 0.0}
 """What all of them are trained with."""
+BC: dict[str, Any] = {**BASE, "batch_size": 128, "learning_rate": 1e-3, "steps": 12_000}
 
 PLANS: dict[str, Plan] = {
-    "bc-1": Plan("bc", {**BASE, "chunk_rows": 1, "steps": 12_000, "learning_rate": 1e-3}),
-    REFERENCE: Plan("bc", {**BASE, "chunk_rows": 100, "steps": 12_000, "learning_rate": 1e-3}),
+    "bc-1": Plan("bc", {**BC, "chunk_rows": 1}),
+    REFERENCE: Plan("bc", {**BC, "chunk_rows": 100}),
     "bc-100 open loop": Plan(
         "bc", {}, {"chunk_mode": "newest", "replan_rows": 100}, trained_as=REFERENCE
     ),
     "bc-100 newest": Plan("bc", {}, {"chunk_mode": "newest"}, trained_as=REFERENCE),
-    "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "steps": 10_000}),
-    "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 4_000, "batch_size": 64}),
-    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 6_000}),
-    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 6_000}),
+    "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "batch_size": 128, "steps": 7_000}),
+    "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 4_000}),
+    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 5_000}),
+    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 5_000}),
 }
 """By name. The first number is the chunk's length in rows of 20 ms."""
 

@@ -68,14 +68,12 @@ class Learner:
         return self.statistics.action.restore(plan.numpy().astype(np.float64))
 
 
-def learn(
-    states: Sequence[FloatArray], actions: Sequence[FloatArray], head: Head, options: LoopOptions
-) -> Learner:
+def learn(states: FloatArray, actions: FloatArray, head: Head, options: LoopOptions) -> Learner:
     """Train by the family's recipe.
 
     Args:
-        states: What was observed, per demonstration (T, S).
-        actions: What was done there, per demonstration (T, A).
+        states: What was observed in N demonstrations, shape (N, T, S).
+        actions: What was done there, shape (N, T, A).
         head: The family.
         options: The loop's, as far as the recipe has none of its own.
     """
@@ -86,13 +84,11 @@ def learn(
         Rows(state, action, np.arange(len(action)))
         for state, action in zip(states, actions, strict=True)
     ]
-    windows = WindowSet(
-        rows, head.chunk_rows, history=recipe["history"], padding=recipe["padding"]
-    )
+    windows = WindowSet(rows, head.chunk_rows, history=recipe["history"], padding=recipe["padding"])
     statistics = windows.statistics(recipe["normalise"])
     shapes = Shapes(
-        state=states[0].shape[1],
-        action=actions[0].shape[1],
+        state=states.shape[-1],
+        action=actions.shape[-1],
         chunk_rows=head.chunk_rows,
         history=recipe["history"],
     )
@@ -141,5 +137,9 @@ def write_report(out: Path, table: str, results: Mapping[str, Any]) -> None:
     """``table.md`` and ``results.json`` of a study."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(table + "\n", encoding="utf-8")
-    text = json.dumps(results, indent=2, default=str)
+    text = json.dumps(results, indent=2, default=_plain)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)

@@ -1,7 +1,7 @@
 """A policy without a network that swings the waists, and what can go wrong with one.
 
 ``make`` is a policy loader (job option ``loader``); the job's option ``fault`` says what goes
-wrong, between ``FAULT_S`` and ``MEND_S`` of each episode.
+wrong, between ``FAULT_S`` and ``MEND_S`` of each episode; a death comes at ``DEATH_S``.
 """
 
 import json
@@ -25,7 +25,7 @@ from teleop.rig import Rig
 from teleop.teleop_node import start_pose
 
 LOADER = "tests.system.scripted_policy:make"
-FAULT_S, MEND_S = 1.5, 2.5
+FAULT_S, MEND_S, DEATH_S = 1.5, 2.5, 3.5
 SWING_RAD, SWING_RAD_S = 0.4, 1.5
 FASTEST_RAD_S = SWING_RAD * SWING_RAD_S
 """Of the wanted motion."""
@@ -108,11 +108,13 @@ class SwingingPolicy:
         actions = np.stack([wanted(self._start, row_s) for row_s in rows_s])
         chunk = chunk_of(self.contract, present, actions, "scripted")
         self._first = self._first or chunk
+        if seconds >= DEATH_S and self._fault.endswith("death"):
+            os._exit(7)
         return self._spoilt(chunk, self._first) if FAULT_S <= seconds < MEND_S else chunk
 
     def _spoilt(self, chunk: ActionChunk, first: ActionChunk) -> ActionChunk:
         match self._fault:
-            case "stall":
+            case "stall" | "stall and death":
                 if not self._stalled:
                     self._stalled = True
                     self._clock.sleep_until_ns(self._clock.now_ns() + ns_from_s(MEND_S - FAULT_S))
@@ -124,8 +126,6 @@ class SwingingPolicy:
                 return replace(chunk, actions=chunk.actions[:, :7])
             case "far away":
                 return replace(chunk, actions=chunk.actions + 50.0)
-            case "death":
-                os._exit(7)
         return chunk
 
 

@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from policies.comparison import Score
+from policies import checkpoint
+from policies.bc import BcConfig, BcNet
+from policies.comparison import Score, paired
 from policies.evaluate import record, run
+from policies.learned import shapes_of
+from policies.normalisation import Statistics, column_statistics
+from policies.policy import ObservationContract
 from recorder.episode import Episode, find_episodes
+from recorder.rows import column_names
 from teleop.errors import PolicyError
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
@@ -32,6 +40,7 @@ def facts_of(score: Score) -> list[tuple[object, ...]]:
             rollout.result.stage,
             rollout.motion.jerk,
             rollout.motion.inside_steps.tobytes(),
+            rollout.motion.seam_steps.tobytes(),
         )
         for rollout in score.rollouts
     ]
@@ -41,6 +50,7 @@ def test_results_do_not_depend_on_the_number_of_processes(rig: Rig, tmp_path: Pa
     """Three scenes by one process and by two: every step of every joint is equal to the bit."""
     [alone] = run(["expert"], rig, "transfer_cube", 3, 7, jobs=1, out=tmp_path, show=False)
     [shared] = run(["expert"], rig, "transfer_cube", 3, 7, jobs=2, show=False)
+    assert [rollout.scene for rollout in shared.rollouts] == [0, 1, 2]
     assert facts_of(alone) == facts_of(shared)
     assert len({facts[4] for facts in facts_of(alone)}) == 3
     names = [path.name for path in find_episodes(tmp_path / "expert")]
@@ -50,6 +60,47 @@ def test_results_do_not_depend_on_the_number_of_processes(rig: Rig, tmp_path: Pa
             assert episode.scene == (7, scene)
     assert sorted(path.name for path in (tmp_path / "expert").iterdir()) == names
     assert {rollout.result.path for rollout in shared.rollouts} == {""}
+
+
+def save_policy(folder: Path, rig: Rig) -> Path:
+    """An untrained policy that sees the joints."""
+    names = column_names(rig)
+    low, high = (-2.0,) * len(names), (2.0,) * len(names)
+    column = column_statistics(np.array([low, high]))
+    contract = ObservationContract(
+        tasks=("transfer_cube",),
+        joint_names=names,
+        cameras=(),
+        extras=(),
+        row_hz=50.0,
+        chunk_rows=10,
+        qpos_low=low,
+        qpos_high=high,
+        action_low=low,
+        action_high=high,
+        start_low=low,
+        start_high=high,
+        calibration_sha256="",
+        data_hash="",
+    )
+    torch.manual_seed(0)
+    network = BcNet(shapes_of(contract), BcConfig(hidden=8))
+    checkpoint.save(folder, "bc", network, contract, Statistics(column, column, ()), {})
+    return folder
+
+
+def test_a_policy_is_compared_with_the_expert_on_the_same_scenes(rig: Rig, tmp_path: Path) -> None:
+    """Its plans have seams, the expert has none; both fail all scenes within a second."""
+    folder = save_policy(tmp_path / "run", rig)
+    often = {"replan_rows": 2}
+    policy, expert = run(
+        [folder, "expert"], rig, "transfer_cube", 2, 7, 2, options=often, show=False
+    )
+    [rarely] = run([folder], rig, "transfer_cube", 1, 7, 1, options={"replan_rows": 8}, show=False)
+    assert paired(policy, expert).neither == 2
+    seams = len(policy.rollouts[0].motion.seam_steps)
+    assert seams > 2 * len(rarely.rollouts[0].motion.seam_steps) > 0
+    assert len(expert.rollouts[0].motion.seam_steps) == 0
 
 
 def test_recording_goes_on_where_it_was_broken_off(rig: Rig, tmp_path: Path) -> None:

@@ -461,13 +461,14 @@ def test_ten_seconds_of_three_cameras_are_saved_within_a_second(tmp_path: Path) 
 @pytest.mark.parametrize("backend", ["lockstep", "emulated", "hardware"])
 def test_the_node_is_built_from_its_options(tmp_path: Path, backend: str) -> None:
     """As a runner does it; only an emulated rig has a scene."""
-    options = {"out": str(tmp_path), "task": "move", "job": "record", "seed": 3}
+    options = {"out": str(tmp_path), "task": "move", "job": "record", "seed": 3, "tags": ["a"]}
     context = NodeContext(small_rig(backend), VirtualClock(START_NS), None, options)
     node = recorder_node.build("recorder", context)
     assert node.plan.publications == (topics.RECORDER_EVENT,)
     assert "camera/high/frame" in node.plan.subscriptions
     assert "node/recorder/health" not in node.plan.subscriptions
     assert (node._origin.scene_of(2) == (3, 2)) is (backend != "hardware")
+    assert node._origin.tags == ("a",)
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def arc(shapes: Shapes) -> Tensor:
 
 
 def ways_taken(network: Family, shapes: Shapes, size: int = 200) -> tuple[float, float]:
-    """Part of planned chunks that follow one way within 0.15, and of these the part to the right."""
+    """Part of planned chunks within 0.15 of one way, and of these the part to the right."""
     generator = torch.Generator().manual_seed(7)
     state = 0.3 * torch.randn(size, shapes.history, shapes.state, generator=generator)
     with torch.no_grad():

@@ -87,6 +87,9 @@ def write_episode(
     outcome: str = "success",
     task: str = "transfer_cube",
     action_fault: float = 0.0,
+    operator: str = "",
+    tags: tuple[str, ...] = (),
+    instruction: str = "",
 ) -> Path:
     """One finished episode; ``action_fault`` is added to every command."""
     rig = rig or small_rig()
@@ -94,8 +97,8 @@ def write_episode(
     streams = plan_streams(rig, next(iter(rig.tasks)))
     meta = Meta(
         task=task,
-        instruction="",
-        operator="",
+        instruction=instruction,
+        operator=operator,
         episode=episode,
         start_ns=0,
         wall_start="",
@@ -105,6 +108,7 @@ def write_episode(
         job="record",
         scene=(0, episode),
         streams=streams,
+        tags=tags,
     )
     scribe = Scribe(Recording(folder, meta, 60.0))
     jpeg = simplejpeg.encode_jpeg(image_of(place), quality=95, colorspace="RGB")

@@ -210,4 +210,4 @@ def test_half_precision_gives_the_same_plan_roughly() -> None:
 def test_a_width_that_does_not_divide_is_refused() -> None:
     """The message names the width and the heads."""
     with pytest.raises(PolicyError, match="width 36 with 8 heads"):
-        ActNet(SHAPES, ActConfig(width=36))
+        ActNet(SHAPES, ActConfig(width=36, heads=8))

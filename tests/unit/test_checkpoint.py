@@ -1,5 +1,6 @@
 """Trained policies on disk, and the contract they carry."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,35 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from policy_episodes import CAMERA, small_rig
+from policy_episodes import small_rig
+from safetensors.torch import save_file
+from toy_windows import CONTRACT, SETTINGS, STATISTICS, VIEW
 
 from policies import checkpoint
 from policies.bc import BcConfig, BcNet
 from policies.card import read_card
+from policies.deployment import DeployOptions
 from policies.learned import LearnedPolicy, rehearsal, shapes_of
-from policies.normalisation import ColumnStatistics, ImageStatistics, Statistics
-from policies.policy import CameraView, ExtraInput, Observation, ObservationContract
-from recorder.rows import column_names
+from policies.policy import ExtraInput, StartCheck, calibration_sha256
 from teleop.errors import PolicyError, UnknownNameError
-
-SETTINGS = {"exposure": None, "focus": None, "white_balance_k": None, "gain": None}
-VIEW = CameraView(CAMERA, 24, 32, 24, 32, 25.0, SETTINGS)
-FOURTEEN = tuple(float(i) for i in range(14))
-CONTRACT = ObservationContract(
-    task="transfer_cube",
-    joint_names=column_names(small_rig()),
-    cameras=(VIEW,),
-    extras=(),
-    row_hz=50.0,
-    chunk_rows=5,
-    qpos_low=(-1.0,) * 14,
-    qpos_high=(1.0,) * 14,
-    action_low=(-1.0,) * 14,
-    action_high=(1.0,) * 14,
-    data_hash="abc",
-)
-COLUMNS = ColumnStatistics(FOURTEEN, (0.5,) * 14, (-1.0,) * 14, (1.0,) * 14)
-STATISTICS = Statistics(COLUMNS, COLUMNS, (ImageStatistics((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),))
 
 
 @pytest.fixture
@@ -59,9 +42,18 @@ def test_a_checkpoint_comes_back_as_it_was_saved(run: Path) -> None:
     assert card.statistics == STATISTICS
     network = checkpoint.load_network(run, card)
     assert network.config == BcConfig(hidden=8, features=4)
-    again = LearnedPolicy("bc", network, STATISTICS, CONTRACT).infer(rehearsal(CONTRACT))
-    loaded = checkpoint.load_policy(run).infer(rehearsal(CONTRACT))
+    again = LearnedPolicy("bc", network, STATISTICS, CONTRACT).infer([rehearsal(CONTRACT)])
+    loaded = checkpoint.load_policy(run).infer([rehearsal(CONTRACT)])
     assert (again.actions == loaded.actions).all()
+
+
+def test_how_to_play_the_chunks_travels_with_the_policy(run: Path, tmp_path: Path) -> None:
+    """The default for the chunk's length, or what training was told."""
+    assert read_card(run).deployment == DeployOptions.for_chunk(5)
+    asked = DeployOptions(chunk_mode="newest", execute_rows=3, noise="fresh")
+    network = checkpoint.load_network(run, read_card(run))
+    checkpoint.save(tmp_path / "b", "bc", network, CONTRACT, STATISTICS, {}, asked)
+    assert read_card(tmp_path / "b").deployment == asked
 
 
 def test_the_card_is_read_without_torch(run: Path) -> None:
@@ -84,15 +76,18 @@ def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
 
 
 def test_a_card_of_the_future_is_refused(run: Path) -> None:
-    """Its version is told."""
-    edit(run, version=2)
-    with pytest.raises(PolicyError, match="format version 2, this Tandem reads version 1"):
-        read_card(run)
+    """Its version is told; an older one has to be trained again."""
+    for version, todo in ((3, "update Tandem"), (1, "train it again")):
+        edit(run, version=version)
+        with pytest.raises(
+            PolicyError, match=f"format version {version}.* reads version 2; {todo}"
+        ):
+            read_card(run)
 
 
 def test_a_damaged_card_is_refused_with_its_place(run: Path) -> None:
     """A wrong type is named by its path in the file; half a file is no JSON."""
-    edit(run, contract={**json.loads(json.dumps({})), "task": 3})
+    edit(run, contract={**json.loads(json.dumps({})), "tasks": 3})
     with pytest.raises(PolicyError, match=r"not a policy card: contract\."):
         read_card(run)
     (run / "policy.json").write_text('{"format": "tan')
@@ -108,6 +103,23 @@ def test_changed_weights_are_refused(run: Path) -> None:
         checkpoint.load_policy(run)
 
 
+def test_foreign_weights_and_options_are_refused_in_one_line(run: Path) -> None:
+    """Weights of another network, no safetensors file, an option of another Tandem."""
+    path = run / "model.safetensors"
+    other = BcNet(shapes_of(CONTRACT), BcConfig(hidden=9, features=4))
+    save_file(other.state_dict(), path)
+    edit(run, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(PolicyError, match=r"does not fit its policy.json: [^\n]*$"):
+        checkpoint.load_policy(run)
+    path.write_bytes(b"PK a pickled checkpoint")
+    edit(run, weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(PolicyError, match=r"does not fit its policy\.json"):
+        checkpoint.load_policy(run)
+    edit(run, config={"hidden": "wide"})
+    with pytest.raises(PolicyError, match="holds no options of bc: hidden: "):
+        checkpoint.load_policy(run)
+
+
 def test_missing_weights_and_unknown_families_are_named(run: Path) -> None:
     """Each in one sentence."""
     (run / "model.safetensors").rename(run / "elsewhere")
@@ -116,21 +128,6 @@ def test_missing_weights_and_unknown_families_are_named(run: Path) -> None:
     edit(run, family="bd")
     with pytest.raises(UnknownNameError, match="did you mean bc"):
         checkpoint.load_policy(run)
-
-
-def test_an_observation_that_does_not_fit_is_refused(run: Path) -> None:
-    """Missing camera, wrong image size, wrong number of joints."""
-    policy = checkpoint.load_policy(run)
-    good = rehearsal(CONTRACT)
-    small = {CAMERA: np.zeros((10, 10, 3), np.uint8)}
-    cases: list[tuple[Observation, str]] = [
-        (replace(good, images={}), "no image of cam_high"),
-        (replace(good, images=small), r"shape \(10, 10, 3\) of cam_high"),
-        (replace(good, qpos=np.zeros(3)), r"qpos has shape \(3,\)"),
-    ]
-    for observation, words in cases:
-        with pytest.raises(PolicyError, match=words):
-            policy.infer(observation)
 
 
 def test_a_fitting_rig_gives_no_warning() -> None:
@@ -185,10 +182,24 @@ def test_a_privileged_policy_is_refused_on_hardware() -> None:
         privileged.check_rig(small_rig("hardware"))
 
 
-def test_a_start_outside_the_training_range_is_told() -> None:
-    """The joint is named with its value and the range."""
-    qpos = np.zeros(14)
-    qpos[2] = 1.5
-    assert CONTRACT.check_start(qpos) == [
-        "left_follower/elbow is at 1.50, trained on -1.00 to 1.00"
+def test_another_calibration_and_another_task_are_told() -> None:
+    """Both can be meant; the operator should know."""
+    calibrated = replace(CONTRACT, calibration_sha256=calibration_sha256({"left": {"waist": 0.1}}))
+    assert calibrated.check_rig(small_rig(), {"left": {"waist": 0.1}}, "transfer_cube") == []
+    warnings = calibrated.check_rig(small_rig(), {"left": {"waist": 0.2}}, "insertion")
+    assert warnings == [
+        "the rig's calibration is not that of the training episodes",
+        "the policy was trained for transfer_cube, not for insertion",
     ]
+
+
+def test_a_start_outside_the_training_range_is_told_or_refused() -> None:
+    """The joint is named with its value and the range; a joint not measured is refused."""
+    qpos = np.zeros(14)
+    qpos[2] = 1.2
+    told = "left_follower/elbow is at 1.20, training began at -1.00 to 1.00"
+    assert CONTRACT.check_start(qpos) == StartCheck((told,), ())
+    qpos[2] = 1.5
+    assert CONTRACT.check_start(qpos).refusals == (told.replace("1.20", "1.50"),)
+    qpos[2] = np.nan
+    assert len(CONTRACT.check_start(qpos).refusals) == 1

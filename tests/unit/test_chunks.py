@@ -334,7 +334,7 @@ def test_a_plan_beyond_its_bounds_is_cut_before_it_is_blended() -> None:
     play = ChunkScheduler(["left/waist"], DeployOptions(), [-1.0], [1.0])
     play.start(np.array([1.5]), 0)
     play.add(chunk(0, 7.0, rows=200), 0)
-    way = [played(play, ms * 1_000_000) for ms in range(0, 1000, 10)]
+    way = [played(play, ms * 1_000_000) for ms in range(0, 2000, 10)]
     assert way[0] == pytest.approx(1.5)
     assert np.abs(np.diff(way)).max() <= 0.0101
     assert way[-1] == pytest.approx(1.0)

@@ -51,8 +51,8 @@ def test_a_stall_holds_and_resumes_without_a_jerk(mode: ChunkMode) -> None:
     holding = stage.commander.health(stage.clock.now_ns())
     assert (holding.ok, holding.state) == (False, "holding")
     assert np.ptp(stage.left_waist(2.7, 2.9)) == 0.0
-    stage.run(4.5)
-    steps = np.abs(np.diff(stage.left_waist(1.0, 4.5)))
+    stage.run(5.0)
+    steps = np.abs(np.diff(stage.left_waist(1.0, 5.0)))
     fastest = 0.5 * 1.5 * 0.02
     assert steps.max() <= fastest + 0.0201
     last_ns, last = stage.commands[-1]
@@ -95,7 +95,7 @@ def test_plans_made_while_waiting_are_not_played() -> None:
 def test_actions_stay_in_the_range_of_the_training_data() -> None:
     """A plan far outside is clamped, per column."""
     stage = Stage(ScriptedPolicy(spoil=lambda chunk: replace(chunk, actions=chunk.actions + 5)))
-    stage.run(3.0)
+    stage.run(5.0)
     highest = np.max([command for _, command in stage.commands], axis=0)
     assert highest == pytest.approx(START + 1)
 

@@ -96,7 +96,7 @@ def test_both_denoisers_learn_two_ways_without_their_mean() -> None:
     sides = torch.tensor([0.8, -0.8]).repeat(16)[:, None, None].expand(-1, 3, 2)
     for denoiser in ("transformer", "unet"):
         network = DiffusionNet(SHAPES, DiffusionConfig(**SMALL, denoiser=denoiser))
-        train(network, sides, 250)
+        train(network, sides, 150)
         with torch.no_grad():
             plan = network.plan(Inputs(torch.zeros(400, 1, 1)), torch.Generator().manual_seed(0))
         near = ((plan.abs() - 0.8).abs() < 0.3).all((1, 2))

@@ -12,6 +12,7 @@ import simplejpeg
 
 from recorder import inspect
 from recorder.episode import Episode, find_episodes
+from recorder.validate import validate
 from teleop.errors import EpisodeError, UnknownNameError
 from tests.episode_feed import Feed, recorded_episode, recorder_for, small_rig
 
@@ -38,7 +39,19 @@ def test_an_episode_says_where_it_comes_from(episode: Episode) -> None:
     assert episode.calibration == {"note": "none"}
     assert episode.verdict.level == "pass"
     assert episode.row_hz == 50
-    assert episode.attributes["operator"] == "somebody"
+    assert episode.operator == "somebody"
+    assert episode.tags == ("calm", "day")
+
+
+def test_an_episode_of_an_older_recorder_has_no_tags(path: Path, tmp_path: Path) -> None:
+    """It is as valid as it was."""
+    old = tmp_path / path.name
+    shutil.copy(path, old)
+    with h5py.File(old, "r+") as file:
+        del file.attrs["tags"]
+    with Episode(old) as episode:
+        assert episode.tags == ()
+    assert validate(old) == []
 
 
 def test_columns_are_the_followers_joints_and_gripper(episode: Episode) -> None:

@@ -31,7 +31,7 @@ def test_drawn_chunks_follow_one_way_of_a_fork(rows: int) -> None:
     torch.manual_seed(0)
     shapes = Shapes(state=2, action=14 if rows > 1 else 2, chunk_rows=rows)
     network = GmmNet(shapes, SMALL)
-    fit(network, fork(shapes, 64, learn_seed=1), steps=120)
+    fit(network, fork(shapes, 32, learn_seed=1), steps=100)
     valid, right = ways_taken(network, shapes)
     assert valid >= 0.95
     assert 0.35 < right < 0.65

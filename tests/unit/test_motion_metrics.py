@@ -65,7 +65,13 @@ def test_steps_of_several_rollouts_are_pooled() -> None:
     assert np.isnan(smoothness([]).jerk)
 
 
-def write_rollout(folder: Path, action: FloatArray, plans_at: list[int], delay: int) -> Path:
+def write_rollout(
+    folder: Path,
+    action: FloatArray,
+    plans_at: list[int],
+    delay: int,
+    holding: range = range(0),
+) -> Path:
     """A policy's episode at 50 Hz, both arms alike.
 
     Args:
@@ -73,6 +79,7 @@ def write_rollout(folder: Path, action: FloatArray, plans_at: list[int], delay: 
         action: Shape (T,): the waist's command at each row; the gripper does the opposite.
         plans_at: Rows at which a plan arrived.
         delay: Rows from a command to the arm that applies it.
+        holding: Rows at which the arms obey nobody.
     """
     rig = small_rig()
     rig = rig.replaced(cameras={}, tasks={"transfer_cube": {"instruction": "test"}})
@@ -105,7 +112,7 @@ def write_rollout(folder: Path, action: FloatArray, plans_at: list[int], delay: 
             command = ArmCommand(
                 now_ns, row, joints, opening, valid_ns, "policy", "test", POSITION, 0
             )
-            obeyed = row - delay if row >= delay else -1
+            obeyed = row - delay if row >= delay and row not in holding else -1
             applied = ArmApplied(now_ns, row, joints, opening, obeyed, 0, "follow", 0)
             scribe.say(topics.arm_command(arm), command)
             scribe.say(topics.arm_applied(arm), applied)
@@ -138,3 +145,10 @@ def test_an_episode_without_a_policy_has_no_seams(tmp_path: Path) -> None:
     motion = motion_of(write_rollout(tmp_path, 0.01 * np.arange(8.0), [], 0))
     assert len(motion.seam_steps) == 0
     assert motion.inside_steps == pytest.approx([0.01] * 7)
+
+
+def test_an_arm_that_held_for_a_while_moves_no_seam(tmp_path: Path) -> None:
+    """The plan of row 5 stays the plan of row 5, whatever the arm did at rows 9 to 11."""
+    action = np.where(np.arange(20) >= 5, 0.3, 0.0)
+    motion = motion_of(write_rollout(tmp_path, action, [5], 0, holding=range(9, 12)))
+    assert motion.seam_steps == pytest.approx([0.3])

@@ -1,0 +1,220 @@
+"""A run of ``tandem train`` as a user has it: files, interruptions, and what it refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from policies.bc import BcConfig, BcNet
+from policies.card import read_card
+from policies.checkpoint import load_policy
+from policies.family import Batch, Losses, Shapes
+from policies.train import main, train
+from policies.train_args import TrainArgs, recipe_args
+from teleop.errors import PolicyError, UnknownNameError
+from tests.unit.policy_episodes import write_episode
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four short episodes."""
+    folder = tmp_path_factory.mktemp("episodes")
+    for number in range(4):
+        write_episode(folder, number)
+    return folder
+
+
+def args_for(episodes: Path, out: Path, **options: Any) -> TrainArgs[Any]:
+    """A run of a second."""
+    small = {"hidden": 32, "features": 4, "image_size": (24, 32), "chunk_rows": 5}
+    quick = {"steps": 12, "batch_size": 8, "log_every": 4, "holdout": 0.25}
+    return recipe_args("bc", (str(episodes),), out, **{**small, **quick, **options})
+
+
+def command(args: TrainArgs[Any], *more: str) -> list[str]:
+    """The same run as a command."""
+    return [
+        *(sys.executable, "-m", "policies.train", "bc", "--data", *args.data),
+        *("--out", str(args.out), "--hidden", "32", "--features", "4", "--chunk-rows", "5"),
+        *("--image-size", "24", "32", "--batch-size", "8", "--holdout", "0.25"),
+        *("--steps", str(args.loop.steps), "--log-every", str(args.loop.log_every)),
+        *("--save-every", str(args.loop.save_every), *more),
+    ]
+
+
+def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Poll until something has happened in a run."""
+    deadline = time.monotonic() + 60
+    while not done():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def saved_step(out: Path) -> int:
+    path = out / "run" / "state.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+
+
+def test_a_run_leaves_policy_curve_and_scalars(episodes: Path, tmp_path: Path) -> None:
+    """All that the folder should hold, and how the policy came about in its card."""
+    out = tmp_path / "run"
+    curve = train("bc", args_for(episodes, out), show=False)
+    assert {path.name for path in out.iterdir()} == {
+        *("policy.json", "model.safetensors", "metrics.csv", "curve.png", "run", "tensorboard")
+    }
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [4, 8, 12]
+    assert float(rows[-1]["validation_loss"]) == curve[-1].validation_loss
+    events = EventAccumulator(str(next((out / "tensorboard").iterdir()))).Reload()
+    told = [(event.step, event.value) for event in events.Scalars("loss/training")]
+    assert told == [(m.step, pytest.approx(m.train_loss)) for m in curve]
+    card = read_card(out)
+    assert card.training["learning_rate"] == 1.5e-3
+    assert card.training["steps_done"] == 12
+    assert card.training["episodes"] == 3
+    assert load_policy(out).contract.chunk_rows == 5
+
+
+def test_a_killed_run_goes_on_exactly(episodes: Path, tmp_path: Path) -> None:
+    """SIGKILL at some step; the resumed curve and weights equal those of an unbroken run."""
+    options: dict[str, Any] = {"steps": 120, "save_every": 5, "log_every": 15}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train("bc", args_for(episodes, whole, **options), show=False)
+    args = args_for(episodes, broken, **options)
+    process = subprocess.Popen(command(args), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: saved_step(broken) >= 20, process)
+    process.kill()
+    process.communicate()
+    assert 20 <= saved_step(broken) < 120
+    assert not (broken / "policy.json").exists()
+    train("bc", replace(args, resume=True), show=False)
+    assert (broken / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert read_card(broken).weights_sha256 == read_card(whole).weights_sha256
+
+
+def test_ctrl_c_leaves_a_policy_and_a_way_on(episodes: Path, tmp_path: Path) -> None:
+    """The step is finished, everything is saved, and the command says how to go on."""
+    args = args_for(episodes, tmp_path / "run", steps=100_000, save_every=10)
+    process = subprocess.Popen(
+        command(args), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: saved_step(args.out) >= 10, process)
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    steps = saved_step(args.out)
+    assert f"stopped after {steps} steps; go on with --resume" in said
+    assert read_card(args.out).training["steps_done"] == steps
+    assert load_policy(args.out).contract.chunk_rows == 5
+    assert (args.out / "curve.png").exists()
+    assert len((args.out / "metrics.csv").read_text().splitlines()) == 1 + steps // 4
+
+
+class Poisoned(BcNet):
+    """A network whose seventh loss is no number."""
+
+    seen = 0
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.training:
+            self.seen += 1
+        losses = super().loss(batch)["loss"]
+        return {"loss": losses * torch.where(torch.arange(len(losses)) == 3, self.fate(), 1.0)}
+
+    def fate(self) -> float:
+        return float("nan") if self.seen == 7 else 1.0
+
+
+def test_a_bad_batch_is_left_for_inspection(
+    episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the curve so far and the last good state."""
+    out = tmp_path / "run"
+    monkeypatch.setattr("policies.train.load_family", lambda name: Poisoned)
+    with pytest.raises(PolicyError, match=r"nan at step 7, .*bad_batch.npz, the state of step 5"):
+        train("bc", args_for(episodes, out, save_every=5), show=False)
+    with np.load(out / "bad_batch.npz") as batch:
+        assert np.flatnonzero(np.isnan(batch["loss"])).tolist() == [3]
+        assert batch["images"].shape == (8, 1, 1, 24, 32, 3)
+    assert len((out / "metrics.csv").read_text().splitlines()) == 2
+    assert not (out / "policy.json").exists()
+
+
+def test_a_folder_in_use_is_not_written_into(episodes: Path, tmp_path: Path) -> None:
+    """Unless it may be overwritten; what training did not make stays."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    args = args_for(episodes, out, steps=2, track=())
+    with pytest.raises(PolicyError, match="is not empty; name another folder"):
+        train("bc", args, show=False)
+    train("bc", replace(args, overwrite=True), show=False)
+    first = read_card(out).weights_sha256
+    args = args_for(episodes, out, steps=3, track=())
+    train("bc", replace(args, overwrite=True), show=False)
+    assert read_card(out).weights_sha256 != first
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(PolicyError, match="begun with steps 3, not 4"):
+        train("bc", replace(args, resume=True, loop=replace(args.loop, steps=4)), show=False)
+    with pytest.raises(PolicyError, match="holds no saved state to resume"):
+        train("bc", replace(args, out=tmp_path / "new", resume=True), show=False)
+    with pytest.raises(PolicyError, match="exclude each other"):
+        train("bc", replace(args, resume=True, overwrite=True), show=False)
+
+
+def test_a_dry_run_tells_and_writes_nothing(
+    episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would be trained on."""
+    out = tmp_path / "run"
+    assert main(["bc", "--data", str(episodes), "--out", str(out), "--dry-run"]) == 0
+    assert "cam_high" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_trackers_that_are_not_there_are_named_before_training(
+    episodes: Path, tmp_path: Path
+) -> None:
+    """In one sentence, with the command that installs one."""
+    out = tmp_path / "run"
+    with pytest.raises(UnknownNameError, match="did you mean tensorboard"):
+        train("bc", args_for(episodes, out, track=("tensorbord",)), show=False)
+    with pytest.raises(PolicyError, match="run: pip install aim"):
+        train("bc", args_for(episodes, out, track=("aim",)), show=False)
+    assert not out.exists()
+
+
+def test_pretrained_encoders_keep_their_norms(episodes: Path, tmp_path: Path) -> None:
+    """The weights of a local file are where training begins; the card says so."""
+    torch.manual_seed(9)
+    shapes = Shapes(state=14, action=14, chunk_rows=5, cameras=1, height=24, width=32)
+    donor = BcNet(shapes, BcConfig(encoder="resnet18", norm="frozen_batch"))
+    trunk = donor.observe.cameras.of(0).trunk.net.state_dict()
+    file = tmp_path / "resnet18.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in trunk.items()}, file)
+    args = args_for(episodes, tmp_path / "run", encoder="resnet18", steps=1, batch_size=2)
+    args = replace(args, encoder_weights=file, track=(), loop=replace(args.loop, learning_rate=0))
+    train("bc", args, show=False)
+    card = read_card(args.out)
+    assert card.config["norm"] == "frozen_batch"
+    weights = load_file(args.out / "model.safetensors")
+    name = "layer1.0.conv1.weight"
+    (trained,) = [tensor for key, tensor in weights.items() if key.endswith(name)]
+    assert torch.equal(trained, trunk[name])
