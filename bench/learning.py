@@ -56,6 +56,8 @@ ACT_CONFIG = ActConfig(
     latent_layers=4,
     encoder_layers=4,
     decoder_layers=1,
+    rows_per_token=1,
+    dropout=0.1,
 )
 ACT_BATCH = 8
 PUSHT_SHAPES = Shapes(2, 2, 16, 2, 1, 84, 84)

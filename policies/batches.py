@@ -22,7 +22,8 @@ class Share(NamedTuple):
     def parts(self, count: int) -> list[Windows]:
         """The windows in ``count`` almost equal parts."""
         rows = np.array_split(np.arange(len(self.chosen)), count)
-        return [Windows(*(values[part] for values in self.windows)) for part in rows]
+        columns: list[Any] = list(self.windows)
+        return [Windows(*(values[part] for values in columns)) for part in rows]
 
 
 def chosen_at(windows: WindowSet, seed: int, step: int, size: int) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ kept: the trainer derives every step's randomness from the seed and the step's n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,10 @@ class RunState:
             training.network.load_state_dict(_part("network", tensors))
             if training.average:
                 training.average.load_state_dict(_part("average", tensors))
-            training.optimiser.load_state_dict(
-                {"state": _by_number(tensors), "param_groups": state["groups"]}
-            )
+            moments = _by_number(tensors, [*training.network.parameters()])
+            training.optimiser.load_state_dict({"state": moments, "param_groups": state["groups"]})
             training.schedule.load_state_dict(state["schedule"])
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, IndexError) as error:
             raise PolicyError(
                 f"{path} does not hold the state that {STATE} tells of ({_first_line(error)}); "
                 "train anew with --overwrite"
@@ -167,10 +166,19 @@ def _part(what: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _by_number(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+def _by_number(
+    tensors: Mapping[str, Tensor], parameters: Sequence[Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """The optimiser's tensors by parameter, in the memory order of that parameter.
+
+    Files know one order only; fused optimisers walk through memory without looking at it.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part("optimiser", tensors).items():
         number, _, key = name.partition(".")
+        like = parameters[int(number)]
+        if tensor.shape == like.shape:
+            tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(number), {})[key] = tensor
     return state
 

@@ -3,11 +3,14 @@
 A car follows a winding closed road. The demonstrator steers back whatever happens; its
 demonstrations therefore show little else than the middle of the road. A learner that strays
 sees what nobody showed it, errs more, and strays further. On the verge the wheels grip badly:
-the demonstrator knows how to come back from there, a cloned policy was never shown.
+the demonstrator comes back from there, a cloned policy was never shown how. (On a road with a
+verge that grips, a well-trained clone steers back by itself and p is about 1.)
 
 If a policy errs with probability e per row and never recovers, its expected cost over T rows
 grows as e T^2 (Ross and Bagnell 2010); one that recovers costs e T (DAgger; Ross, Gordon and
-Bagnell 2011). Both are bounds. The study fits cost ~ T^p and reports what p is.
+Bagnell 2011). Both are bounds, so p may be smaller. It may also be larger here: runs begin
+among the demonstrator's states, and it takes a while to drift away from them; and it falls to 1
+once every run is lost. The study fits cost ~ T^p and reports what p is.
 
 ``tandem study drift`` trains each learner from several seeds on the same kind of demonstrations.
 """
@@ -293,7 +296,8 @@ def expert(state: FloatArray) -> FloatArray:
     next_phi = phi + SPEED / np.hypot(road(phi), slope)
     wanted = road_heading(next_phi) + np.arctan(GAIN * away)
     turn = (wanted - state[:, 2] + np.pi) % (2 * np.pi) - np.pi
-    return np.clip(turn, -MAX_TURN, MAX_TURN)[:, None]
+    clipped: FloatArray = np.clip(turn, -MAX_TURN, MAX_TURN)[:, None]
+    return clipped
 
 
 def demonstrate(rng: np.random.Generator, count: int, rows: int) -> tuple[FloatArray, FloatArray]:
@@ -313,8 +317,7 @@ def demonstrate(rng: np.random.Generator, count: int, rows: int) -> tuple[FloatA
 
 def beside_road(states: FloatArray) -> FloatArray:
     """1 on rows that end beside the road, else 0; (N, T + 1, 3) -> (N, T)."""
-    beside: FloatArray = (np.abs(offset(states[:, 1:])) > HALF_WIDTH).astype(np.float64)
-    return beside
+    return np.where(np.abs(offset(states[:, 1:])) > HALF_WIDTH, 1.0, 0.0)
 
 
 def road_edges() -> tuple[FloatArray, FloatArray]:

@@ -5,6 +5,12 @@ the left or on the right, by the toss of a coin that nothing in the state tells 
 of the two ways leads into the obstacle, so a policy that answers with an average fails, however
 much data it has; one that picks a way and sticks to it does what the demonstrator does.
 
+Plans are carried out for eight rows, in which the demonstrator has made its choice. A regression
+that is asked again sooner leans to one side by the accidents of its data, sees its own lean in
+the next state, and can get round after all: in a variant of this world where the obstacle came
+later, squared error reached 177 of 200. An absolute error answers with the median, which is one
+of the two ways, but always the same one from the same start.
+
 ``tandem study fork`` trains each head on the same demonstrations, by the recipes and the loop
 of ``tandem train``, and plays it from the same starts.
 """

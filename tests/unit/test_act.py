@@ -11,7 +11,7 @@ from policies.family import Batch, Inputs, Shapes
 from teleop.errors import PolicyError
 
 SHAPES = Shapes(state=5, action=3, chunk_rows=8)
-SMALL = ActConfig(width=32, heads=4, feedforward=64, features=8)
+SMALL = ActConfig(width=32, heads=4, feedforward=64, features=8, rows_per_token=3)
 
 
 def batch(shapes: Shapes, size: int = 4) -> Batch:
@@ -165,6 +165,7 @@ def test_the_published_configuration_has_the_published_size() -> None:
             latent_layers=4,
             encoder_layers=4,
             decoder_layers=layers,
+            rows_per_token=1,
         )
         with torch.device("meta"):
             network = ActNet(Shapes(14, 14, 100, 1, 1, 480, 640), config)

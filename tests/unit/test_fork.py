@@ -1,5 +1,6 @@
 """The fork study: a world with two ways, and heads that choose or average."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from policies.studies.fork import Args, Result, Runs
 from policies.studies.toy import Head
 from teleop.errors import UnknownNameError
 
-SMALL = Args(demonstrations=100, rollouts=40, steps=300, batch_size=32)
-NARROW = {"hidden": 128}
+QUICK = Args(rollouts=40, steps=500, batch_size=32)
+NARROW = {"hidden": 256}
 
 
 def test_a_step_across_the_obstacle_ends_in_it() -> None:
@@ -52,7 +53,7 @@ def test_the_side_cannot_be_told_from_the_start() -> None:
 def test_an_average_runs_into_the_obstacle() -> None:
     """Squared error fails on what the demonstrator always does."""
     result, _ = fork.trial(
-        ("bc-mse", Head("bc", fork.CHUNK_ROWS, {"error": "mse", **NARROW})), SMALL
+        ("bc-mse", Head("bc", fork.CHUNK_ROWS, {"error": "mse", **NARROW})), QUICK
     )
     assert result.successes <= 0.1 * result.rollouts
     assert result.touched > 0.5 * result.rollouts
@@ -60,7 +61,7 @@ def test_an_average_runs_into_the_obstacle() -> None:
 
 def test_a_mixture_chooses_a_side() -> None:
     """Five components succeed nearly always, and on both sides."""
-    result, _ = fork.trial(("gmm", Head("gmm", fork.CHUNK_ROWS, NARROW)), SMALL)
+    result, _ = fork.trial(("gmm", Head("gmm", fork.CHUNK_ROWS, NARROW)), replace(QUICK, steps=300))
     assert result.successes >= 0.9 * result.rollouts
     assert 0.2 * result.successes < result.left < 0.8 * result.successes
 

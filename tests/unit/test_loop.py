@@ -21,7 +21,9 @@ from policies.schedule import make_schedule
 from policies.windows import WindowSet
 from teleop.errors import PolicyError
 
-QUICK = LoopOptions(steps=40, batch_size=16, learning_rate=3e-3, log_every=10, save_every=10)
+QUICK = LoopOptions(
+    steps=40, batch_size=16, learning_rate=3e-3, ema=False, log_every=10, save_every=10
+)
 TRAIN, HELD_BACK = toy_set(0, 1, 2), toy_set(3)
 STATISTICS = TRAIN.statistics()
 
@@ -70,6 +72,22 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, schedule
     again = fit(second, TRAIN, HELD_BACK, STATISTICS, options, state=state, resume=True)
     assert again == curve
     assert all(map(torch.equal, weights(whole), weights(second)))
+
+
+def test_image_networks_resume_exactly_in_their_own_memory_order(tmp_path: Path) -> None:
+    """Channels last in memory, which files do not keep."""
+    train = toy_set(0, images=True)
+    curves = []
+    for stops, resume in (((), False), ((3,), False), ((), True)):
+        torch.manual_seed(0)
+        trained = BcNet(TOY_IMAGES, BcConfig(hidden=16, features=4))
+        state = RunState(tmp_path, {}) if stops or resume else None
+        asked = after(*stops) if stops else lambda: False
+        options = replace(QUICK, steps=6, log_every=1)
+        given = {"state": state, "resume": resume, "asked_to_stop": asked}
+        curves.append(fit(trained, train, None, train.statistics(), options, **given))
+    assert len(curves[1]) == 3
+    assert curves[2] == curves[0]
 
 
 def after(steps: int) -> Callable[[], bool]:

@@ -31,10 +31,10 @@ def test_every_family_has_a_recipe_that_is_understood(family: str) -> None:
 
 def test_options_change_the_recipe() -> None:
     """Wherever they belong: the family, the data, the loop, augmentation, deployment."""
-    told = "--hidden=7 --history=3 --betas 0.8 0.9 --ema --state-noise=0 --execute-rows=4"
+    told = "--hidden=7 --history=3 --betas 0.8 0.9 --no-ema --state-noise=0 --execute-rows=4"
     args = parse("bc", [*WHERE, *told.split(), "--device", "cuda"])
     assert (args.model.hidden, args.rows.history, args.loop.betas) == (7, 3, (0.8, 0.9))
-    assert (args.loop.ema, args.augment.state_noise, args.device) == (True, 0.0, "cuda")
+    assert (args.loop.ema, args.augment.state_noise, args.device) == (False, 0.0, "cuda")
     assert args.deployment.execute_rows == 4
 
 
