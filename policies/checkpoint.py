@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from policies.card import CARD, VERSION, Card, read_card
-from policies.deployment import DeployOptions, NoiseMode
+from policies.deployment import DeployOptions, NoiseMode, Precision
 from policies.family import Family
-from policies.learned import LearnedPolicy, Precision, rehearsal, shapes_of
+from policies.learned import LearnedPolicy, shapes_of
 from policies.normalisation import Statistics
 from policies.policy import ObservationContract
 from policies.registry import load_family
@@ -104,31 +104,32 @@ def load_policy(
     folder: Path,
     device: str = "cpu",
     noise: NoiseMode | None = None,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
+    seed: int = 0,
 ) -> LearnedPolicy:
-    """A checkpoint ready for inference, warmed up by one rehearsal.
+    """A checkpoint as a policy; its first inference is slow, see ``policies.warm_up``.
 
     Args:
         folder: Of the checkpoint.
         device: ``cpu`` or ``cuda``.
         noise: Families that sample; None does as the card says.
-        precision: See ``LearnedPolicy``.
+        precision: See ``LearnedPolicy``; None does as the card says.
+        seed: Of the noise of families that sample.
 
     Raises:
         PolicyError: see ``read_card`` and ``load_network``.
     """
     card = read_card(folder)
-    policy = LearnedPolicy(
+    return LearnedPolicy(
         card.family,
         load_network(folder, card),
         card.statistics,
         card.contract,
         device,
         noise or card.deployment.noise,
-        precision,
+        precision or card.deployment.infer_precision,
+        seed,
     )
-    policy.infer([rehearsal(card.contract)])
-    return policy
 
 
 def _sha256(path: Path) -> str:

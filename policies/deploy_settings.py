@@ -32,6 +32,8 @@ class DeploySettings:
     calibration: Mapping[str, Any]
     """Of the live rig."""
     device: str
+    noise_seed: int
+    """Of the noise of families that sample."""
     remote: bool
     """The policy runs on another machine than the arms."""
     allow_start: bool
@@ -59,6 +61,7 @@ def settings_of(context: NodeContext) -> DeploySettings:
         task=task,
         calibration=cast(Mapping[str, Any], options.get("calibration", {})),
         device=str(options.get("device", "cpu")),
+        noise_seed=int(str(options.get("noise_seed", 0))),
         remote=bool(options.get("remote_policy", False)),
         allow_start=bool(options.get("allow_start", False)),
         loader=str(options.get("loader", "")),

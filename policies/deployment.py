@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 ChunkMode = Literal["ensemble", "newest"]
 NoiseMode = Literal["episode", "fresh"]
+Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class DeployOptions:
     noise: NoiseMode = "episode"
     """Families that sample: the same noise for every plan of an episode, so that successive
     plans agree on a way to do it, or fresh noise for each."""
+    infer_precision: Precision = "float32"
+    """Of inference: bf16 computes most layers in 16 bits; pays for image networks on devices
+    that have them."""
 
     @classmethod
     def for_chunk(cls, chunk_rows: int) -> Self:

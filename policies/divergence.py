@@ -58,7 +58,7 @@ class BadBatchError(PolicyError):
         """Numbers of the windows, shape (B,)."""
         self.losses = losses
         """Loss of each sample, shape (B,)."""
-        self.places = _places(windows, chosen)
+        self.places = windows.where(chosen)
         """Episode and row of each window, in words."""
         self.windows = windows.windows(chosen)
         worst = int(np.argmax(np.where(np.isfinite(losses), losses, np.inf)))
@@ -78,14 +78,6 @@ class BadBatchError(PolicyError):
                 place=np.asarray(self.places),
                 **self.windows._asdict(),
             )
-
-
-def _places(windows: WindowSet, chosen: NDArray[np.int64]) -> list[str]:
-    parts, rows = windows._part[chosen], windows._start[chosen]
-    return [
-        f"row {row - windows._offsets[part]} of {windows._parts[part].name}"
-        for part, row in zip(parts, rows, strict=True)
-    ]
 
 
 def finite(*values: float) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policies.deployment import NoiseMode
+from policies.deployment import NoiseMode, Precision
 from policies.family import Family, Shapes
 from policies.normalisation import Statistics
 from policies.policy import Observation, ObservationContract, chunk_of
@@ -17,8 +16,6 @@ from policies.preprocess import Preprocessor
 from policies.text import embed, load_text_encoder
 from teleop.errors import PolicyError
 from teleop.messages import ActionChunk
-
-Precision = Literal["float32", "bf16"]
 
 
 class LearnedPolicy:
@@ -182,18 +179,6 @@ def shapes_of(contract: ObservationContract) -> Shapes:
         height=height,
         width=width,
         text=contract.text.size if contract.text else 0,
-    )
-
-
-def rehearsal(contract: ObservationContract) -> Observation:
-    """An observation of the right shapes, made up, for warming a network up."""
-    middle = (np.asarray(contract.qpos_low) + np.asarray(contract.qpos_high)) / 2
-    return Observation(
-        stamp_ns=0,
-        observation_id=0,
-        qpos=middle,
-        images={v.name: np.zeros((v.height, v.width, 3), np.uint8) for v in contract.cameras},
-        extra={extra.name: np.zeros(extra.size) for extra in contract.extras},
     )
 
 

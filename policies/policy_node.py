@@ -163,6 +163,13 @@ def _load(settings: DeploySettings, context: NodeContext) -> Policy:
     if not settings.loader:
         from policies.checkpoint import load_policy
 
-        return load_policy(settings.folder, settings.device, settings.deploy.noise)
+        deploy = settings.deploy
+        return load_policy(
+            settings.folder,
+            settings.device,
+            deploy.noise,
+            deploy.infer_precision,
+            settings.noise_seed,
+        )
     make = load_plugin("policy loader", settings.loader)
     return cast(Callable[[DeploySettings, NodeContext], Policy], make)(settings, context)

@@ -142,6 +142,14 @@ class WindowSet:
     def __len__(self) -> int:
         return len(self._start)
 
+    def where(self, chosen: Ints) -> list[str]:
+        """Row and episode of each chosen window, in words."""
+        parts, rows = self._part[chosen], self._start[chosen]
+        return [
+            f"row {row - self._offsets[part]} of {self._parts[part].name}"
+            for part, row in zip(parts, rows, strict=True)
+        ]
+
     @property
     def cameras(self) -> int:
         """C."""

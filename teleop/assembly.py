@@ -142,7 +142,9 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
 
 def commander_options(job: Job) -> dict[str, Any]:
     """What the commander, and a policy's node beside it, are told of the job."""
-    return {"lease": job.lease, "task": job.task, **job.options}
+    # Other noise in every scene, the same each time: a policy that samples acts reproducibly.
+    noise_seed = 1_000_000 * job.seed + 1000 * job.first_episode
+    return {"lease": job.lease, "task": job.task, "noise_seed": noise_seed, **job.options}
 
 
 def has_remote_policy(job: Job) -> bool:

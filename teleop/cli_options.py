@@ -6,7 +6,15 @@ import argparse
 import math
 from pathlib import Path
 
-CHUNK_OPTIONS = ("chunk_mode", "decay_per_row", "replan_rows", "execute_rows", "blend_s", "noise")
+CHUNK_OPTIONS = (
+    "chunk_mode",
+    "decay_per_row",
+    "replan_rows",
+    "execute_rows",
+    "blend_s",
+    "noise",
+    "infer_precision",
+)
 """Options that replace those of a policy's card: ``policies.deployment.DeployOptions``."""
 
 
@@ -110,6 +118,7 @@ def chunk_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--replan-rows", type=_count, help="rows between inferences")
     group.add_argument("--execute-rows", type=_count, help="rows of a chunk that may be played")
     group.add_argument("--blend-s", type=float, help="shortest time over which a seam fades")
+    group.add_argument("--infer-precision", choices=("float32", "bf16"), help="of inference")
     group.add_argument("--noise", choices=("episode", "fresh"), help="of families that sample")
 
 

@@ -17,8 +17,9 @@ from policies import checkpoint
 from policies.bc import BcConfig, BcNet
 from policies.card import read_card
 from policies.deployment import DeployOptions
-from policies.learned import LearnedPolicy, rehearsal, shapes_of
+from policies.learned import LearnedPolicy, shapes_of
 from policies.policy import ExtraInput, StartCheck, calibration_sha256
+from policies.warm_up import rehearsal
 from teleop.errors import PolicyError, UnknownNameError
 
 
@@ -42,8 +43,8 @@ def test_a_checkpoint_comes_back_as_it_was_saved(run: Path) -> None:
     assert card.statistics == STATISTICS
     network = checkpoint.load_network(run, card)
     assert network.config == BcConfig(hidden=8, features=4)
-    again = LearnedPolicy("bc", network, STATISTICS, CONTRACT).infer([rehearsal(CONTRACT)])
-    loaded = checkpoint.load_policy(run).infer([rehearsal(CONTRACT)])
+    again = LearnedPolicy("bc", network, STATISTICS, CONTRACT).infer(rehearsal(CONTRACT))
+    loaded = checkpoint.load_policy(run).infer(rehearsal(CONTRACT))
     assert (again.actions == loaded.actions).all()
 
 

@@ -12,8 +12,9 @@ from toy_windows import CONTRACT, STATISTICS
 
 from policies.deployment import NoiseMode
 from policies.family import Family, FamilyConfig, Inputs
-from policies.learned import LearnedPolicy, rehearsal, shapes_of
+from policies.learned import LearnedPolicy, shapes_of
 from policies.policy import Observation, ObservationContract, TextInput
+from policies.warm_up import rehearsal
 from teleop.errors import PolicyError
 
 THREE = replace(CONTRACT, history=3)
@@ -44,7 +45,7 @@ def echo(
 
 def seen_at(*qpos: float, instruction: str = "") -> list[Observation]:
     """Observations with all joints at these angles, oldest first."""
-    at = rehearsal(CONTRACT)
+    at = rehearsal(CONTRACT)[-1]
     return [
         replace(at, qpos=np.full(14, angle), observation_id=number, instruction=instruction)
         for number, angle in enumerate(qpos)
@@ -120,7 +121,7 @@ def test_a_text_encoder_of_another_size_is_refused() -> None:
 def test_an_observation_that_does_not_fit_is_refused() -> None:
     """Missing camera, wrong image size, wrong number of joints; also in the past."""
     policy, _ = echo(replace(CONTRACT, history=2))
-    good = rehearsal(CONTRACT)
+    good = rehearsal(CONTRACT)[-1]
     small = {CAMERA: np.zeros((10, 10, 3), np.uint8)}
     cases: list[tuple[Observation, str]] = [
         (replace(good, images={}), "no image of cam_high"),
