@@ -51,10 +51,10 @@ def draw_fork(path: Path, panels: Sequence[ForkPanel], obstacle: Circle, goal: C
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(2.6 * columns, 3.9 * rows + 0.6)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for axes, panel in zip(grid, panels, strict=False):
         _fork_panel(axes, panel, obstacle, goal)
-    for axes in list(grid)[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.set_visible(False)
     figure.suptitle(
         "Two ways round an obstacle: passed on the left (blue), on the right (orange), "
