@@ -93,7 +93,8 @@ def _tracking(episode: Episode) -> Iterator[str]:
         if len(first):
             age = (applied.stamp_ns[first] - origin[first]) / NS_PER_MS
             p50, p99 = (_percentile(age, percent) for percent in (50, 99))
-            yield f"latency   {arm}, leader read to command written: p50 {p50} ms, p99 {p99} ms"
+            read = "observation" if "policy/chunk" in episode.streams else "leader read"
+            yield f"latency   {arm}, {read} to command written: p50 {p50} ms, p99 {p99} ms"
 
 
 def _stream_table(episode: Episode) -> Iterator[str]:
