@@ -140,6 +140,10 @@ class BinsNet(Family):
         self.out = nn.Parameter(torch.randn(columns, token, config.bins) / token**0.5)
         self.out_bias = nn.Parameter(torch.zeros(columns, 1, config.bins))
 
+    @property
+    def bounded(self) -> bool:
+        return True
+
     def loss(self, batch: Batch) -> Losses:
         """Cross-entropy per number, in nats; while training, an estimate by some rows."""
         mask = batch.mask.float()

@@ -80,6 +80,10 @@ class DiffusionNet(Family):
         self.denoise = make_denoiser(shapes, config, shapes.history * self.observe.size)
         self.levels = _scheduler(DDPMScheduler, config)
 
+    @property
+    def bounded(self) -> bool:
+        return bool(self.config.clip > 0)
+
     def loss(self, batch: Batch) -> Losses:
         actions = batch.actions * batch.mask[..., None]
         noise = torch.randn_like(actions)

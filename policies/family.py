@@ -92,6 +92,11 @@ class Family(nn.Module):
         self.shapes = shapes
         self.config = config
 
+    @property
+    def bounded(self) -> bool:
+        """Whether actions must lie in [-1, 1], which only two of the maps make sure of."""
+        return False
+
     def loss(self, batch: Batch) -> Losses:
         """Losses per sample. Padding rows (mask 0) must not change them."""
         raise NotImplementedError

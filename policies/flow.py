@@ -75,6 +75,10 @@ class FlowNet(Family):
         self.observe = ObservationEncoder(shapes, config)
         self.denoise = make_denoiser(shapes, config, shapes.history * self.observe.size)
 
+    @property
+    def bounded(self) -> bool:
+        return bool(self.config.clip > 0)
+
     def loss(self, batch: Batch) -> Losses:
         actions = batch.actions * batch.mask[..., None]
         noise = torch.randn_like(actions)

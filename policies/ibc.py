@@ -81,6 +81,10 @@ class IbcNet(Family):
         self.read_action = nn.Linear(shapes.chunk_rows * shapes.action, config.hidden)
         self.rate = nn.Sequential(nn.GELU(), mlp([*[config.hidden] * config.layers, 1]))
 
+    @property
+    def bounded(self) -> bool:
+        return True
+
     def loss(self, batch: Batch) -> Losses:
         """InfoNCE; ``missed`` is 1 where a negative was rated better than the demonstration."""
         right = batch.actions[:, None]

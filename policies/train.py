@@ -113,10 +113,10 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
         _say(data.left_out)
     if args.encoder_weights is not None:
         args = replace(args, model=replace(args.model, norm="frozen_batch"))
+    network = _network(family, args, data)
     if args.overwrite and not args.resume and accelerator.is_main_process:
         _clear(args.out)
     accelerator.wait_for_everyone()
-    network = _network(family, args, data)
     state = RunState(args.out / STATE_FOLDER, identity_of(family, args, data))
     asked = threading.Event()
     with _stop_signals(asked):
@@ -210,9 +210,18 @@ def _fit(
 
 
 def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
-    """The network with its first weights."""
+    """The network with its first weights.
+
+    Raises:
+        PolicyError: options that do not go together, or unusable pretrained weights.
+    """
     torch.manual_seed(args.loop.seed)
     network = load_family(family)(shapes_of(data.contract), args.model)
+    if network.bounded and args.rows.normalise == "standard":
+        raise PolicyError(
+            f"{family} needs actions in [-1, 1], where --normalise standard does not put them; "
+            "give --normalise range or quantile"
+        )
     if args.encoder_weights is not None and not args.resume:
         load_pretrained(network, args.encoder_weights)
     return network
