@@ -119,7 +119,7 @@ def _facts(
     stored = "files, read when needed" if counted.cached else "memory"
     facts = [
         ("episodes", f"{counted.trained} to learn from, {counted.held} held back"),
-        ("left out", counted.left_out or f"none of {counted.found}"),
+        ("left out", counted.left_out.removeprefix("left out ") or f"none of {counted.found}"),
         ("length", f"{counted.seconds:.1f} s in all"),
         ("tasks", ", ".join(contract.tasks)),
         ("rate", f"{contract.row_hz:g} rows per second"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from policies.card import read_card
 from policies.checkpoint import load_policy
-from policies.learned import rehearsal
+from policies.warm_up import rehearsal
 from recorder.episode import Episode
 from teleop.assembly import Job
 from teleop.errors import TandemError
@@ -37,7 +37,7 @@ def deploy(run: Path) -> dict[str, object]:
     with Episode(result.path) as episode:
         action = np.asarray(episode.action[:])
     contract = read_card(run).contract
-    plan = load_policy(run).infer([rehearsal(contract)])
+    plan = load_policy(run).infer(rehearsal(contract))
     return {
         "outcome": result.outcome,
         "rows": len(action),

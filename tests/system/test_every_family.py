@@ -19,13 +19,14 @@ from policies.batches import shares
 from policies.checkpoint import load_policy
 from policies.dataset import TrainingData, load
 from policies.family import Family
-from policies.learned import rehearsal, shapes_of
+from policies.learned import shapes_of
 from policies.loop import fit
 from policies.preprocess import Preprocessor
 from policies.registry import FAMILIES, load_family
 from policies.run_state import RunState
 from policies.train import train
 from policies.train_args import TrainArgs, recipe_args
+from policies.warm_up import rehearsal
 from teleop.errors import PolicyError
 from tests.unit.policy_episodes import write_episode
 
@@ -135,7 +136,7 @@ def test_it_plans_in_another_process_what_it_plans_here(
 ) -> None:
     """To the last digit that a different way through the arithmetic leaves."""
     policy = load_policy(runs[family])
-    here = policy.infer([rehearsal(policy.contract)]).actions
+    here = policy.infer(rehearsal(policy.contract)).actions
     np.testing.assert_allclose(here, deployed[family]["plan"], rtol=1e-4, atol=1e-5)
 
 
