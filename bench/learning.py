@@ -139,7 +139,7 @@ def precision(network: Family, bf16: bool) -> Iterator[None]:
 def train_ms(network: Family, size: int, bf16: bool, repeats: int) -> float:
     """One optimiser step on a batch that is there already."""
     batch = noise_batch(network.shapes, size)
-    optimiser = torch.optim.AdamW(network.train().parameters(), 1e-5)
+    optimiser = torch.optim.AdamW(network.train().parameters(), 1e-5, fused=True)
 
     def step() -> None:
         with precision(network, bf16):
@@ -246,7 +246,7 @@ def original_rows(source: Path, repeats: int) -> Iterator[Row]:
     qpos, images = torch.randn(ACT_BATCH, 14), torch.randn(ACT_BATCH, 1, 3, HEIGHT, WIDTH)
     actions = torch.randn(ACT_BATCH, 100, 14)
     padding = torch.zeros(ACT_BATCH, 100, dtype=torch.bool)
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-5)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
 
     def step() -> None:
         guess, _, (mean, log_variance) = model(qpos, images, None, actions, padding)
