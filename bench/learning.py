@@ -154,7 +154,7 @@ def train_ms(network: Family, size: int, bf16: bool, repeats: int) -> float:
 def plan_ms(network: Family, bf16: bool, repeats: int) -> float:
     """One chunk for one observation."""
     inputs = noise_batch(network.shapes, 1).inputs
-    with precision(network.eval(), bf16), torch.inference_mode():
+    with precision(network.eval(), bf16), torch.no_grad():
         return cpu_ms(lambda: network.plan(inputs), repeats)
 
 

@@ -22,7 +22,7 @@ Deviations from DiT and from the transformer of Diffusion Policy:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
@@ -34,6 +34,14 @@ from policies.unet import UnetDenoiser
 from teleop.errors import PolicyError
 
 DenoiserName = Literal["transformer", "unet"]
+RECIPE: dict[str, Any] = {
+    "normalise": "range",
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "warmup_steps": 200,
+}
+"""Defaults of the trainer's options for families that denoise."""
+
 SamplePrecision = Literal["float32", "bf16"]
 
 

@@ -22,6 +22,7 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -30,7 +31,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from policies.denoiser import DenoiserConfig, make_denoiser, sampling_precision, starting_noise
+from policies.denoiser import (
+    RECIPE,
+    DenoiserConfig,
+    make_denoiser,
+    sampling_precision,
+    starting_noise,
+)
 from policies.encoders import ObservationEncoder
 from policies.family import Batch, Family, FamilyConfig, Inputs, Losses, Shapes, masked_mean
 from teleop.errors import PolicyError
@@ -58,16 +65,7 @@ class DiffusionNet(Family):
     """The network of the diffusion family."""
 
     config_type: ClassVar[type[FamilyConfig]] = DiffusionConfig
-    recipe: ClassVar[dict[str, Any]] = {
-        "normalise": "range",
-        "padding": "repeat",
-        "ema": True,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-4,
-        "warmup_steps": 200,
-        "schedule": "cosine",
-    }
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __init__(self, shapes: Shapes, config: DiffusionConfig) -> None:
         super().__init__(shapes, config)

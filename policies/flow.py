@@ -20,13 +20,20 @@ Deviations from pi0's action expert:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
-from policies.denoiser import DenoiserConfig, make_denoiser, sampling_precision, starting_noise
+from policies.denoiser import (
+    RECIPE,
+    DenoiserConfig,
+    make_denoiser,
+    sampling_precision,
+    starting_noise,
+)
 from policies.encoders import ObservationEncoder
 from policies.family import Batch, Family, FamilyConfig, Inputs, Losses, Shapes, masked_mean
 from teleop.errors import PolicyError
@@ -57,16 +64,7 @@ class FlowNet(Family):
     """The network of the flow family."""
 
     config_type: ClassVar[type[FamilyConfig]] = FlowConfig
-    recipe: ClassVar[dict[str, Any]] = {
-        "normalise": "range",
-        "padding": "repeat",
-        "ema": True,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "weight_decay": 1e-4,
-        "warmup_steps": 200,
-        "schedule": "cosine",
-    }
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __init__(self, shapes: Shapes, config: FlowConfig) -> None:
         super().__init__(shapes, config)

@@ -79,7 +79,7 @@ class LearnedPolicy:
         if self._noise_mode == "episode":
             self._noise.manual_seed(self._seed)
         with (
-            torch.inference_mode(),
+            torch.no_grad(),  # inference mode would cast the weights anew at every sampling step
             torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16),
         ):
             plan = self._network.plan(self._prepare.inputs(state, images, words), self._noise)[0]
