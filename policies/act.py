@@ -237,7 +237,7 @@ class ImageTokens(nn.Module):
         size, history, cameras = images.shape[:3]
         tokens = []
         for camera in range(cameras):
-            maps = self.encoders.of(camera).maps(images[:, :, camera].flatten(0, 1))
+            maps = self.encoders.of(camera)(images[:, :, camera].flatten(0, 1))
             cells = self.project(maps).permute(0, 2, 3, 1)  # (B n, h, w, W)
             tokens.append(cells.reshape(size, history, -1, cells.shape[-1]))
         places = places_in_image(*cells.shape[1:]).to(cells.device)

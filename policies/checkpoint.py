@@ -7,7 +7,6 @@ Weights are tensors only; loading a checkpoint runs no code from it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from policies.card import CARD, VERSION, Card, read_card
 from policies.deployment import DeployOptions, NoiseMode, Precision
+from policies.device import check_device
 from policies.family import Family
+from policies.file_hash import content_sha256
 from policies.learned import LearnedPolicy, shapes_of
 from policies.normalisation import Statistics
 from policies.policy import ObservationContract
@@ -60,7 +61,7 @@ def save(
         config=asdict(network.config),
         contract=contract,
         statistics=statistics,
-        weights_sha256=_sha256(weights),
+        weights_sha256=content_sha256(weights),
         software=software_version(),
         training=training,
         deployment=deployment or DeployOptions.for_chunk(contract.chunk_rows),
@@ -83,7 +84,7 @@ def load_network(folder: Path, card: Card) -> Family:
     try:
         config = TypeAdapter(family.config_type).validate_python(card.config)
         network = family(shapes_of(card.contract), config)
-        if _sha256(path) != card.weights_sha256:
+        if content_sha256(path) != card.weights_sha256:
             raise PolicyError(f"{path} is not the file that {CARD} was written for; train again")
         network.load_state_dict(load_file(path))
     except FileNotFoundError as error:
@@ -117,8 +118,9 @@ def load_policy(
         seed: Of the noise of families that sample.
 
     Raises:
-        PolicyError: see ``read_card`` and ``load_network``.
+        PolicyError: see ``read_card``, ``load_network`` and ``check_device``.
     """
+    check_device(device)
     card = read_card(folder)
     return LearnedPolicy(
         card.family,
@@ -130,8 +132,3 @@ def load_policy(
         precision or card.deployment.infer_precision,
         seed,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

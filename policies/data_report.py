@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.normalisation import ColumnStatistics, Statistics
-from policies.policy import OBJECT_POSE, ObservationContract
+from policies.policy import OBJECT_POSE, ExtraInput, ObservationContract
 from policies.windows import WindowSet
 
 CHUNK_S = (0.5, 2.0)
@@ -77,7 +77,7 @@ def describe(
     counted: Counted,
 ) -> DataReport:
     """The report on data that has been loaded."""
-    names = column_names(contract)
+    names = state_columns(contract.joint_names, contract.extras)
     state = _columns(names, statistics.state)
     actions = _columns(contract.joint_names, statistics.action)
     chunk_s = contract.chunk_rows / contract.row_hz
@@ -101,10 +101,10 @@ def describe(
     )
 
 
-def column_names(contract: ObservationContract) -> tuple[str, ...]:
-    """Names of the columns of the state, S."""
-    extras = [f"{extra.name}[{i}]" for extra in contract.extras for i in range(extra.size)]
-    return (*contract.joint_names, *extras)
+def state_columns(joint_names: Sequence[str], extras: Sequence[ExtraInput]) -> tuple[str, ...]:
+    """Names of the columns of the state, S: the joints, then the further inputs."""
+    further = [f"{extra.name}[{i}]" for extra in extras for i in range(extra.size)]
+    return (*joint_names, *further)
 
 
 def _facts(

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.data_report import Counted, DataReport, describe
+from policies.data_report import Counted, DataReport, describe, state_columns
 from policies.episode_rows import (
     EpisodeRows,
     Header,
@@ -24,7 +26,8 @@ from policies.episode_rows import (
     read_rows,
     rows_per_step,
 )
-from policies.frame_cache import Track, content_sha256, load_frames
+from policies.file_hash import content_sha256
+from policies.frame_cache import Track, load_frames
 from policies.normalisation import MapName, Statistics
 from policies.plugin import load_plugin
 from policies.policy import CameraView, ObservationContract, TextInput
@@ -93,6 +96,8 @@ class TrainingData:
     """How many episodes were left out and why, in words; empty when none was."""
     report: DataReport | None = field(default=None, repr=False)
     """What a dry run prints; None for data that did not come from episodes."""
+    mixture: tuple[str, ...] = ()
+    """The episodes in their order, with weights: what the split and the samples hang on."""
 
 
 def load(
@@ -131,20 +136,24 @@ def load(
         parts.append(episode.phases(step, options.window_stride, frames, text, weight))
     train, held = _split(len(episodes), options.holdout, seed)
     windows = _window_set([parts[i] for i in train], options)
-    statistics = windows.statistics(options.normalise, _column_names(episodes[0].header))
+    first = episodes[0].header
+    columns = state_columns(first.joint_names, first.extras)
+    statistics = windows.statistics(options.normalise, columns)
+    hashes = [frames.episode_sha256 for frames in loaded]
     contract = _contract(
         [episodes[i] for i in train],
         views,
         statistics,
         None if encoder is None else TextInput(cast(str, options.text), encoder.size),
-        data_hash(chosen.paths, [frames.episode_sha256 for frames in loaded]),
+        data_hash(chosen.paths, hashes),
         options,
     )
     validation = _window_set([parts[i] for i in held], options) if held else None
     counted = _count(episodes, chosen, len(held), options.cache, notes)
     report = describe(contract, statistics, windows, validation, counted)
+    mixture = mixture_of(hashes, chosen.weights)
     return TrainingData(
-        windows, validation, statistics, contract, len(train), chosen.left_out, report
+        windows, validation, statistics, contract, len(train), chosen.left_out, report, mixture
     )
 
 
@@ -177,6 +186,24 @@ def data_hash(paths: Sequence[Path], hashes: Sequence[str] | None = None) -> str
     for _, content in named:
         digest.update(bytes.fromhex(content))
     return digest.hexdigest()
+
+
+def mixture_of(hashes: Sequence[str], weights: Sequence[float]) -> tuple[str, ...]:
+    """Episodes in the order of training, in words that are equal for equal training.
+
+    Args:
+        hashes: Of each one's content; where the files lie does not matter.
+        weights: Of each one's folder.
+
+    Returns:
+        A phrase per run of episodes of one weight.
+    """
+    phrases = []
+    for weight, run in groupby(zip(weights, hashes, strict=True), key=itemgetter(0)):
+        contents = [content for _, content in run]
+        digest = hashlib.sha256("".join(contents).encode()).hexdigest()[:12]
+        phrases.append(f"{len(contents)} of weight {weight}, {digest}")
+    return tuple(phrases)
 
 
 def _check(options: DataOptions) -> None:
@@ -325,9 +352,3 @@ def _contract(
         history_stride=options.history_stride,
         text=text,
     )
-
-
-def _column_names(header: Header) -> list[str]:
-    """Of the state."""
-    extras = [f"{extra.name}[{i}]" for extra in header.extras for i in range(extra.size)]
-    return [*header.joint_names, *extras]

@@ -42,8 +42,6 @@ RECIPE: dict[str, Any] = {
 }
 """Defaults of the trainer's options for families that denoise."""
 
-SamplePrecision = Literal["float32", "bf16"]
-
 
 @dataclass(frozen=True)
 class DenoiserConfig(FamilyConfig):
@@ -64,8 +62,6 @@ class DenoiserConfig(FamilyConfig):
     unet_sizes: tuple[int, ...] = (64, 128, 256)
     """U-Net: channels of its levels. Diffusion Policy: 256 512 1024 from states, 512 1024 2048
     from images; a CPU trains only small ones."""
-    sample_precision: SamplePrecision = "float32"
-    """Arithmetic of the denoiser while it samples; ``bf16`` halves the weights to be read."""
 
 
 class Layer(nn.Module):
@@ -161,12 +157,6 @@ def starting_noise(
     source = noise.device if noise is not None else device
     size = (batch, shapes.chunk_rows, shapes.action)
     return torch.randn(size, generator=noise, device=source).to(device)
-
-
-def sampling_precision(config: DenoiserConfig, device: torch.device) -> torch.autocast:
-    """The arithmetic that a whole sampling loop runs in: weights are rounded once per chunk."""
-    wanted = config.sample_precision == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
 def _norm(x: Tensor) -> Tensor:

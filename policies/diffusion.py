@@ -35,7 +35,6 @@ from policies.denoiser import (
     RECIPE,
     DenoiserConfig,
     make_denoiser,
-    sampling_precision,
     starting_noise,
 )
 from policies.encoders import ObservationEncoder
@@ -100,12 +99,11 @@ class DiffusionNet(Family):
         device = inputs.state.device
         chunk = starting_noise(len(inputs.state), self.shapes, noise, device)
         scheduler.set_timesteps(self.config.inference_steps)
-        with sampling_precision(self.config, device):
-            seen = self.observe(inputs).flatten(1)
-            for level in scheduler.timesteps.tolist():
-                levels = torch.full((len(chunk),), level, device=device)
-                guess = self._network(chunk, levels, seen).float()
-                chunk = scheduler.step(guess, level, chunk, generator=noise).prev_sample
+        seen = self.observe(inputs).flatten(1)
+        for level in scheduler.timesteps.tolist():
+            levels = torch.full((len(chunk),), level, device=device)
+            guess = self._network(chunk, levels, seen).float()
+            chunk = scheduler.step(guess, level, chunk, generator=noise).prev_sample
         return chunk
 
     def _target(self, actions: Tensor, noise: Tensor, level: Tensor) -> Tensor:

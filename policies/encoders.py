@@ -43,7 +43,7 @@ class SpatialSoftmax(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """One camera: (B, 3, H, W) -> feature maps or a vector of image positions."""
+    """One camera: (B, 3, H, W) -> feature maps, (B, channels, H / stride, W / stride)."""
 
     def __init__(self, config: FamilyConfig) -> None:
         super().__init__()
@@ -63,19 +63,22 @@ class ImageEncoder(nn.Module):
             )
             self.channels = features
             self.stride = SMALL_STRIDE
-        self.reduce = (
-            nn.Conv2d(self.channels, features, 1) if self.channels != features else nn.Identity()
-        )
-        self.softmax = SpatialSoftmax()
-        self.size = 2 * features
-
-    def maps(self, images: Tensor) -> Tensor:
-        """Feature maps, (B, channels, h, w) with h = H / stride."""
-        return cast(Tensor, self.trunk(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Image positions of the features, (B, size)."""
-        return cast(Tensor, self.softmax(self.reduce(self.maps(images))))
+        return cast(Tensor, self.trunk(images))
+
+
+class ImagePositions(nn.Module):
+    """Where in the image its features lie: maps (B, channels, h, w) -> (B, 2 * features)."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        same = channels == features
+        self.reduce = nn.Identity() if same else nn.Conv2d(channels, features, 1)
+        self.softmax = SpatialSoftmax()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return cast(Tensor, self.softmax(self.reduce(maps)))
 
 
 class _ResNetTrunk(nn.Module):
@@ -153,7 +156,11 @@ class ObservationEncoder(nn.Module):
         super().__init__()
         self.shapes = shapes
         self.cameras = CameraEncoders(shapes, config)
-        seen = sum(self.cameras.of(camera).size for camera in range(shapes.cameras))
+        self.positions = nn.ModuleList(
+            ImagePositions(self.cameras.of(number).channels, config.features)
+            for number in range(len(self.cameras.encoders))
+        )
+        seen = 2 * config.features * shapes.cameras
         self.size = shapes.state + seen + shapes.text
         """Columns of one observation's vector, F."""
 
@@ -164,7 +171,8 @@ class ObservationEncoder(nn.Module):
         if inputs.images is not None:
             flat = inputs.images.flatten(0, 1)  # (B n, C, 3, H, W)
             for camera in range(self.shapes.cameras):
-                seen = self.cameras.of(camera)(flat[:, camera])
+                maps = self.cameras.of(camera)(flat[:, camera])
+                seen = self.positions[camera % len(self.positions)](maps)
                 parts.append(seen.view(batch, history, -1))
         if inputs.text is not None:
             parts.append(inputs.text[:, None].expand(-1, history, -1))

@@ -19,6 +19,8 @@ from policies.deployment import DeployOptions
 from policies.policy import OBJECT_POSE
 from policies.rollouts import Rollout, SceneRunner
 from policies.video import Taken, write_takes
+from recorder.episode import Episode
+from recorder.recording import episode_path
 from teleop.assembly import Job
 from teleop.errors import MissingExtraError, PolicyError, UnknownNameError
 from teleop.rig import Rig
@@ -89,6 +91,7 @@ def record(
     jobs: int | None,
     show: bool = True,
     tags: tuple[str, ...] = (),
+    cameras: tuple[str, ...] | None = None,
 ) -> list[Rollout]:
     """Let the expert make demonstrations, over several processes; only those still missing.
 
@@ -96,12 +99,26 @@ def record(
 
     Returns:
         The episodes made now; fewer than ``episodes`` when the folder held some already.
+
+    Raises:
+        PolicyError: the folder holds another episode under one of these names.
     """
     out.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(episodes) if not (out / f"episode_{i:06d}.hdf5").exists()]
+    missing = []
+    for scene in range(episodes):
+        path = episode_path(out, scene)
+        if not path.exists():
+            missing.append(scene)
+            continue
+        with Episode(path) as known:
+            if (known.task, known.scene) != (task, (seed, scene)):
+                raise PolicyError(
+                    f"{path} is scene {known.scene} of {known.task}, not {(seed, scene)} of "
+                    f"{task}; name another folder with --out"
+                )
     if not missing:
         return []
-    job = Job("record", task, out=out, seed=seed, tags=tags)
+    job = Job("record", task, out=out, seed=seed, tags=tags, cameras=cameras)
     with SceneRunner(rig, jobs) as runner, _bar("recording", len(missing), show) as tick:
         return runner.run(job, missing, tick)
 

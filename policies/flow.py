@@ -31,7 +31,6 @@ from policies.denoiser import (
     RECIPE,
     DenoiserConfig,
     make_denoiser,
-    sampling_precision,
     starting_noise,
 )
 from policies.encoders import ObservationEncoder
@@ -92,16 +91,15 @@ class FlowNet(Family):
         device = inputs.state.device
         chunk = starting_noise(len(inputs.state), self.shapes, noise, device)
         steps = self.config.inference_steps
-        with sampling_precision(self.config, device):
-            seen = self.observe(inputs).flatten(1)
-            for step in range(steps):
-                time = torch.full((len(chunk),), step / steps, device=device)
-                guess = cast(Tensor, self.denoise(chunk, time, seen)).float()
-                if self.config.prediction == "sample":
-                    # The clean chunk is reached in all steps that are left.
-                    chunk = chunk + (guess - chunk) / (steps - step)
-                else:
-                    chunk = chunk + guess / steps
+        seen = self.observe(inputs).flatten(1)
+        for step in range(steps):
+            time = torch.full((len(chunk),), step / steps, device=device)
+            guess = cast(Tensor, self.denoise(chunk, time, seen)).float()
+            if self.config.prediction == "sample":
+                # The clean chunk is reached in all steps that are left.
+                chunk = chunk + (guess - chunk) / (steps - step)
+            else:
+                chunk = chunk + guess / steps
         return chunk.clamp(-self.config.clip, self.config.clip) if self.config.clip > 0 else chunk
 
     def training_times(self, count: int, device: torch.device) -> Tensor:

@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.file_hash import content_sha256
 from policies.images import shrink
 from policies.windows import FrameSource
 from recorder.episode import Episode
@@ -131,7 +132,6 @@ def load_frames(
     cache: bool = True,
     verify: bool = False,
     track: Track = iter,
-    processes: int | None = None,
 ) -> tuple[list[Loaded], list[str]]:
     """Frames of episodes, decoded or from the cache.
 
@@ -140,7 +140,6 @@ def load_frames(
         cache: Keep decoded frames in files; otherwise in memory.
         verify: Hash cached files and episodes in full.
         track: Goes through the episodes that are decoded.
-        processes: That decode; one per core where that pays, when not given.
 
     Returns:
         What was loaded, in the same order, and what a user should know, in sentences.
@@ -164,14 +163,8 @@ def load_frames(
             notes.append(f"{want.path.name}: frames decoded again, {' and '.join(told)}")
             log.warning("%s", notes[-1])
     if stale:
-        _build_all(stale, track, processes)
+        _build_all(stale, track)
     return [_loaded(want) for want in wanted], notes
-
-
-def content_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _decoded(want: Wanted) -> Loaded:
@@ -198,17 +191,16 @@ def _frames_shape(episode: Episode, camera: str) -> tuple[int, int, int]:
     return int(count), int(height), int(width)
 
 
-def _build_all(stale: dict[Path, Wanted], track: Track, processes: int | None) -> None:
-    """Decode into the cache."""
+def _build_all(stale: dict[Path, Wanted], track: Track) -> None:
+    """Decode into the cache, with a process per core where that pays."""
     targets = {path: _writable(path.parent) for path in stale}
     _check_room(stale, targets)
-    if processes is None:
-        seconds = sum(
-            want.source_pixels * DECODE_S_PER_PIXEL + want.frames * DECODE_S_PER_FRAME
-            for want in stale.values()
-        )
-        processes = len(os.sched_getaffinity(0)) if seconds > POOL_WORTH_S else 1
-    if processes == 1:
+    seconds = sum(
+        want.source_pixels * DECODE_S_PER_PIXEL + want.frames * DECODE_S_PER_FRAME
+        for want in stale.values()
+    )
+    processes = len(os.sched_getaffinity(0))
+    if processes == 1 or seconds < POOL_WORTH_S:
         for path in track(list(stale)):
             _build(stale[path], targets[path])
         return

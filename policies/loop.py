@@ -2,10 +2,12 @@
 
 It runs on Accelerate: one process by default, several by ``accelerate launch`` or ``torchrun``.
 ``batch_size`` counts the samples of one optimiser step over all processes, and each process
-works on its share of the same samples: the number of processes changes speed, not training.
+works on its share of the same samples. More processes are faster and see the same samples; the
+noise of augmentation, dropout and the family is drawn by each for itself, so it is other noise
+of the same kind, and the weights come out a little different.
 
-All randomness of a step comes from (seed, step): the samples, and per process the noise of
-augmentation, dropout and the family. A resumed run therefore repeats a run that never stopped.
+All randomness of a step comes from (seed, step) for the samples and from (seed, step, process)
+for that noise. A resumed run therefore repeats a run of as many processes that never stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tqdm import tqdm
 
 from policies.augment import Augmenter
 from policies.batches import Share, chosen_at, shares
+from policies.device import check_device
 from policies.divergence import BadBatchError, Divergence, finite
 from policies.ema import Average
 from policies.family import Batch, Family, Losses
@@ -34,8 +37,6 @@ from policies.run_state import RunState, Training
 from policies.schedule import ScheduleName, make_schedule
 from policies.windows import WindowSet
 from teleop.errors import PolicyError
-
-__all__ = ["LoopOptions", "Metric", "fit", "validation_loss"]
 
 VALIDATION_WINDOWS = 256
 VALIDATION_BATCH = 64
@@ -194,10 +195,12 @@ def check_options(options: LoopOptions, device: str, processes: int) -> None:
             f"{options.accumulate} part(s) each; choose a multiple of "
             f"{processes * options.accumulate}"
         )
-    if device not in ("cpu", "cuda"):
-        raise PolicyError(f"device {device!r} is neither cpu nor cuda; give one of them")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise PolicyError("device cuda was asked for, but torch sees no GPU; train on --device cpu")
+    check_device(device)
+    if ":" in device:
+        raise PolicyError(
+            f"device {device}: a training process gets its GPU by its number; give cuda, and "
+            "choose among GPUs with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def validation_loss(

@@ -134,7 +134,8 @@ class MixtureHead(nn.Module):
         if self.config.choice == "sample":
             # Gumbel's trick: with the same noise again, a component that was chosen stays
             # chosen while its weight grows, so the plans of an episode agree.
-            light = score < score.amax(-1, keepdim=True) + math.log(self.config.least_share)
+            weight = score.exp()
+            light = weight < self.config.least_share * weight.amax(-1, keepdim=True)
             uniform = torch.rand(score.shape, generator=noise, device=source).to(device)
             tiny = torch.finfo(torch.float32).tiny
             gumbel = -(-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, cast
 
-from teleop.errors import MissingExtraError, UnknownNameError
+from teleop.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from policies.family import Family
@@ -28,14 +28,8 @@ def load_family(name: str) -> type[Family]:
 
     Raises:
         UnknownNameError: no family has this name.
-        MissingExtraError: torch is not installed.
     """
     if name not in FAMILIES:
         raise UnknownNameError("policy family", name, FAMILIES)
     module, _, attribute = FAMILIES[name].partition(":")
-    try:
-        return cast("type[Family]", getattr(importlib.import_module(module), attribute))
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise MissingExtraError("torch", "train", "a learned policy") from error
+    return cast("type[Family]", getattr(importlib.import_module(module), attribute))

@@ -57,7 +57,8 @@ MAY_CHANGE = {
     *("data", "out", "device", "encoder_weights", "track", "overwrite", "resume", "dry_run"),
     *("threads", "workers", "save_every", "cache", "verify_cache"),
 }
-"""Options that a resumed run may have otherwise; of the data, the content is compared."""
+"""Options that a resumed run may have otherwise; of the data, content, order and weights of the
+episodes are compared, not where they lie."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -124,6 +125,8 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
     if accelerator.is_main_process:
         _finish(family, network, args, data, state, metrics, accelerator.num_processes)
     accelerator.wait_for_everyone()
+    if not metrics or metrics[-1].step != args.loop.steps:  # the same in every process
+        raise KeyboardInterrupt
     return metrics
 
 
@@ -152,13 +155,12 @@ def _finish(
     )
     if steps != args.loop.steps:
         _say(f"{args.out}: stopped after {steps} steps; go on with --resume")
-        raise KeyboardInterrupt
 
 
 def identity_of(family: str, args: TrainArgs[Any], data: TrainingData) -> dict[str, Any]:
     """What must be equal for a run to go on exactly; plain JSON values."""
     same = {name: value for name, value in _flat(args).items() if name not in MAY_CHANGE}
-    return {"family": family, "data": data.contract.data_hash, **same}
+    return {"family": family, "data": data.contract.data_hash, "mixture": [*data.mixture], **same}
 
 
 def _fit(
@@ -197,6 +199,7 @@ def _fit(
     except BadBatchError as error:
         place = args.out / BAD_BATCH
         if trackers.writes:
+            args.out.mkdir(parents=True, exist_ok=True)
             error.save(place)
         step = state.last_step()
         good = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import cv2
@@ -17,15 +18,10 @@ from teleop.errors import PolicyError
 CODECS = {".mp4": "mp4v", ".webm": "VP80"}
 """By file ending, encoders that the headless wheel of OpenCV carries. ``.webm`` plays in
 browsers, ``.mp4`` in most players."""
+ROWS_PER_IMAGE = 2
+"""With 50 rows per second this gives 25 images per second."""
 BORDER_PX = 4
 SUCCESS_RGB, FAILURE_RGB = (40, 170, 60), (210, 50, 40)
-
-
-def frames_of(path: Path, camera: str, every: int = 1) -> Iterator[Image]:
-    """A camera's image at every ``every``-th row of an episode, (H, W, 3) RGB."""
-    with Episode(path) as episode:
-        for row in range(0, episode.length, every):
-            yield episode.image(camera, row)
 
 
 def write_video(path: Path, frames: Iterable[Image], fps: float) -> int:
@@ -61,17 +57,15 @@ class Taken:
     success: bool
 
 
-def write_takes(
-    path: Path, takes: Sequence[Taken], camera: str, columns: int | None = None, every: int = 2
-) -> int:
+def write_takes(path: Path, takes: Sequence[Taken], camera: str) -> int:
     """Recorded rollouts side by side, in real time, framed green (success) or red.
+
+    As near to a square as it gets.
 
     Args:
         path: Video file.
         takes: Episodes of one rig.
         camera: Whose images.
-        columns: Rollouts beside each other; as near to a square as it gets when None.
-        every: Rows per image: with 50 rows per second, 2 gives 25 images per second.
 
     Returns:
         The number of images.
@@ -83,14 +77,18 @@ def write_takes(
     if not takes:
         raise PolicyError(f"{path}: there are no episodes to show; evaluate with --out")
     with Episode(takes[0].path) as first:
-        fps = first.row_hz / every
-    rollouts = []
-    for take in takes:
-        colour = SUCCESS_RGB if take.success else FAILURE_RGB
-        frames = frames_of(take.path, camera, every)
-        rollouts.append([framed(frame, BORDER_PX, colour) for frame in frames])
-    columns = columns or math.ceil(math.sqrt(len(rollouts)))
+        fps = first.row_hz / ROWS_PER_IMAGE
+    rollouts = [_images_of(take, camera) for take in takes]
+    columns = math.ceil(math.sqrt(len(rollouts)))
     return write_video(path, side_by_side(rollouts, columns), fps)
+
+
+def _images_of(take: Taken, camera: str) -> Iterator[Image]:
+    """A rollout's images with their frame, decoded one by one."""
+    colour = SUCCESS_RGB if take.success else FAILURE_RGB
+    with Episode(take.path) as episode:
+        for row in range(0, episode.length, ROWS_PER_IMAGE):
+            yield framed(episode.image(camera, row), BORDER_PX, colour)
 
 
 def framed(image: Image, border_px: int, rgb: tuple[int, int, int]) -> Image:
@@ -102,10 +100,16 @@ def framed(image: Image, border_px: int, rgb: tuple[int, int, int]) -> Image:
     return out
 
 
-def side_by_side(rollouts: Sequence[Sequence[Image]], columns: int) -> Iterator[Image]:
-    """Several rollouts in one moving grid; a shorter one stays at its last image."""
-    for step in range(max(len(frames) for frames in rollouts)):
-        yield grid([frames[min(step, len(frames) - 1)] for frames in rollouts], columns)
+def side_by_side(rollouts: Sequence[Iterable[Image]], columns: int) -> Iterator[Image]:
+    """Several rollouts in one moving grid; a shorter one stays at its last image.
+
+    Of each rollout one image is held at a time.
+    """
+    shown: list[Image] = []
+    for images in zip_longest(*rollouts):
+        # a rollout that has ended gives None; none ends before its first image
+        shown = [shown[i] if image is None else image for i, image in enumerate(images)]
+        yield grid(shown, columns)
 
 
 def grid(images: Sequence[Image], columns: int) -> Image:
@@ -117,18 +121,3 @@ def grid(images: Sequence[Image], columns: int) -> Image:
         top, left = place // columns * height, place % columns * width
         sheet[top : top + height, left : left + width] = image
     return sheet
-
-
-def write_contact_sheet(path: Path, frames: Sequence[Image], columns: int, count: int) -> None:
-    """Write ``count`` evenly spaced images of a rollout as one PNG.
-
-    Raises:
-        PolicyError: there are no frames, or the file cannot be written.
-    """
-    if not frames:
-        raise PolicyError(f"{path}: there are no frames to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    chosen = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
-    sheet = grid([frames[i] for i in chosen], columns)
-    if not cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise PolicyError(f"{path}: the picture could not be written")

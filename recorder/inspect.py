@@ -11,6 +11,7 @@ import numpy as np
 
 from recorder.episode import Episode, StreamView, find_episodes
 from recorder.schema import PARTIAL_SUFFIX, Flag
+from teleop import topics
 from teleop.errors import EpisodeError, MissingExtraError
 
 SHEET_FRAMES = 6
@@ -93,7 +94,7 @@ def _tracking(episode: Episode) -> Iterator[str]:
         if len(first):
             age = (applied.stamp_ns[first] - origin[first]) / NS_PER_MS
             p50, p99 = (_percentile(age, percent) for percent in (50, 99))
-            read = "observation" if "policy/chunk" in episode.streams else "leader read"
+            read = "observation" if topics.POLICY_CHUNK in episode.streams else "leader read"
             yield f"latency   {arm}, {read} to command written: p50 {p50} ms, p99 {p99} ms"
 
 

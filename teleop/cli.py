@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teleop import cli_options as flags
-from teleop.errors import TandemError
+from teleop.errors import MissingExtraError, TandemError
 
 if TYPE_CHECKING:
     from teleop.assembly import Job
@@ -33,6 +33,14 @@ STUDIES = {
 
 OWN_OPTIONS = ("train", "study")
 """Commands that read their options themselves, typed by dataclasses."""
+
+EXTRAS = {
+    **dict.fromkeys(("accelerate", "diffusers", "kornia", "monai", "safetensors"), "train"),
+    **dict.fromkeys(("tensorboard", "torch", "tqdm", "tyro"), "train"),
+    **dict.fromkeys(("mink", "mujoco", "qpsolvers"), "sim"),
+    "matplotlib": "plot",
+}
+"""Packages that the core does not bring, and the extra of ``pyproject.toml`` that does."""
 
 PACKAGES = ("teleop", "drivers", "recorder", "policies", "calibration")
 
@@ -54,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"tandem: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if args.debug or package not in EXTRAS:
+            raise
+        missing = MissingExtraError(package, EXTRAS[package], f"tandem {args.command}")
+        print(f"tandem: {missing}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 0
@@ -113,9 +128,11 @@ def _record_scenes(args: argparse.Namespace) -> int:
         args.jobs,
         show=sys.stderr.isatty(),
         tags=tuple(args.tag or ()),
+        cameras=args.cameras,
     )
     for rollout in done:
         _report(rollout.result, "record")
+    print(f"{len(done)} episode(s) recorded, {(args.episodes or 1) - len(done)} were there already")
     return 1 if any(rollout.result.verdict == "fail" for rollout in done) else 0
 
 
@@ -135,30 +152,25 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
-    options = {
-        "checkpoint": str(args.policy.resolve()),
-        "device": args.device,
-        "remote_policy": args.remote_policy,
-        "allow_start": args.allow_start,
-        **_chunk_options(args),
-    }
-    return _run_job(args, "deploy", options=options)
+    options = {**_policy_options(args), "remote_policy": args.remote_policy}
+    return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve()), **options})
 
 
 def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.assembly import Job
     from teleop.remote_policy import run_policy
 
-    chosen = {"checkpoint": str(args.policy.resolve()), "device": args.device}
-    job = Job("deploy", args.task, options=chosen | _chunk_options(args), cameras=args.cameras)
+    options = {"checkpoint": str(args.policy.resolve()), **_policy_options(args)}
+    job = Job("deploy", args.task, options=options, cameras=args.cameras)
     health = run_policy(_load_rig(args), job, args.emulate, print)
     print(importlib.import_module("policies.latency").table(health.values))
     return 0
 
 
-def _chunk_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given."""
-    given = {name: getattr(args, name, None) for name in flags.CHUNK_OPTIONS}
+def _policy_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of a policy's nodes that were given."""
+    known = importlib.import_module("policies.evaluate").OPTIONS
+    given = {name: getattr(args, name, None) for name in known}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -196,7 +208,7 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
         args.jobs,
         args.out.resolve() if args.out else None,
         args.cameras or (),
-        _chunk_options(args),
+        _policy_options(args),
         show=sys.stderr.isatty(),
     )
     report: str = importlib.import_module("policies.comparison").report(scores)

@@ -6,17 +6,6 @@ import argparse
 import math
 from pathlib import Path
 
-CHUNK_OPTIONS = (
-    "chunk_mode",
-    "decay_per_row",
-    "replan_rows",
-    "execute_rows",
-    "blend_s",
-    "noise",
-    "infer_precision",
-)
-"""Options that replace those of a policy's card: ``policies.deployment.DeployOptions``."""
-
 
 def hand_over(command: argparse.ArgumentParser) -> None:
     """No options here: the command reads the rest of the line itself."""
@@ -24,11 +13,15 @@ def hand_over(command: argparse.ArgumentParser) -> None:
 
 def rig_options(command: argparse.ArgumentParser) -> None:
     """Which rig."""
-    command.add_argument(
-        "--hardware", type=Path, default=Path("hardware.yaml"), help="rig file (%(default)s)"
-    )
+    _hardware(command)
     command.add_argument(
         "--emulate", action="store_true", help="run the rig's emulation, no robot needed"
+    )
+
+
+def _hardware(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--hardware", type=Path, default=Path("hardware.yaml"), help="rig file (%(default)s)"
     )
 
 
@@ -40,16 +33,19 @@ def run_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def job_options(command: argparse.ArgumentParser) -> None:
-    """What is to be done how often."""
-    run_options(command)
+def scene_options(command: argparse.ArgumentParser) -> None:
+    """What is to be done, how often, and where it is recorded."""
     command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
     command.add_argument("--episodes", type=_count, help="how many episodes")
     command.add_argument("--out", type=Path, help="folder to record episodes into")
     command.add_argument("--seed", type=int, default=0, help="places the emulated scene")
-    command.add_argument(
-        "--cameras", type=lambda s: tuple(s.split(",")), help="comma-separated, default: the task's"
-    )
+    command.add_argument("--cameras", type=_names, help="comma-separated, default: the task's")
+
+
+def job_options(command: argparse.ArgumentParser) -> None:
+    """A job on the rig."""
+    run_options(command)
+    scene_options(command)
     command.add_argument(
         "--tag", action="append", help="mark the recorded episodes; can be given several times"
     )
@@ -84,14 +80,12 @@ def deploy_options(command: argparse.ArgumentParser) -> None:
     """``tandem deploy``."""
     command.add_argument("policy", type=Path, help="run folder of tandem train")
     job_options(command)
-    chunk_options(command)
-    command.add_argument("--device", default="cpu", help="where the network runs (%(default)s)")
+    play_options(command)
+    inference_options(command)
     command.add_argument(
         "--remote-policy", action="store_true", help="another machine runs: tandem policy"
     )
-    command.add_argument(
-        "--allow-start", action="store_true", help="start from a pose unlike those of the data"
-    )
+    _allow_start(command)
 
 
 def policy_options(command: argparse.ArgumentParser) -> None:
@@ -99,40 +93,51 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("policy", type=Path, help="run folder of tandem train")
     rig_options(command)
     command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
-    command.add_argument(
-        "--cameras", type=lambda s: tuple(s.split(",")), help="as for tandem deploy on the rig"
-    )
-    command.add_argument("--device", default="cpu", help="where the network runs (%(default)s)")
-    command.add_argument(
-        "--replan-rows", type=_count, help="rows between inferences, default: the policy's own"
-    )
-
-
-def chunk_options(command: argparse.ArgumentParser) -> None:
-    """How action chunks are played; defaults are the policy's own."""
-    group = command.add_argument_group("action chunks (default: as the policy was trained)")
-    group.add_argument("--chunk-mode", choices=("ensemble", "newest"))
-    group.add_argument(
-        "--decay-per-row", type=float, help="ensemble weights: above 0 favours the oldest plan"
-    )
-    group.add_argument("--replan-rows", type=_count, help="rows between inferences")
-    group.add_argument("--execute-rows", type=_count, help="rows of a chunk that may be played")
-    group.add_argument("--blend-s", type=float, help="shortest time over which a seam fades")
-    group.add_argument("--infer-precision", choices=("float32", "bf16"), help="of inference")
-    group.add_argument("--noise", choices=("episode", "fresh"), help="of families that sample")
+    command.add_argument("--cameras", type=_names, help="as for tandem deploy on the rig")
+    inference_options(command)
 
 
 def evaluate_options(command: argparse.ArgumentParser) -> None:
     """``tandem evaluate``."""
     command.add_argument("runs", nargs="+", help="run folders, or: expert")
-    job_options(command)
-    chunk_options(command)
+    _hardware(command)
+    scene_options(command)
+    play_options(command)
+    inference_options(command)
+    _allow_start(command)
     command.add_argument(
         "--video", type=Path, help="film the first policy (.mp4) by the last of --cameras"
     )
     command.add_argument("--jobs", type=_count, help="processes, default: one per core")
-    command.add_argument("--table", type=Path, help="write the table there too (Markdown)")
+    command.add_argument("--table", type=Path, help="write the tables there too (Markdown)")
     command.set_defaults(seed=1000)
+
+
+def play_options(command: argparse.ArgumentParser) -> None:
+    """How action chunks are played; names are those of ``policies.deployment``."""
+    group = command.add_argument_group("action chunks (default: as the policy was trained)")
+    group.add_argument("--chunk-mode", choices=("ensemble", "newest"))
+    group.add_argument(
+        "--decay-per-row", type=float, help="ensemble weights: above 0 favours the oldest plan"
+    )
+    group.add_argument("--execute-rows", type=_count, help="rows of a chunk that may be played")
+    group.add_argument("--blend-s", type=float, help="shortest time over which a seam fades")
+
+
+def inference_options(command: argparse.ArgumentParser) -> None:
+    """How chunks are made; names are those of ``policies.deployment``."""
+    group = command.add_argument_group("inference (default: as the policy was trained)")
+    group.add_argument("--replan-rows", type=_count, help="rows between inferences")
+    group.add_argument("--noise", choices=("episode", "fresh"), help="of families that sample")
+    group.add_argument("--infer-precision", choices=("float32", "bf16"))
+    group.add_argument("--device", help="where the network runs: cpu (default) or cuda")
+    group.add_argument("--loader", help="module:function that makes a policy not of tandem train")
+
+
+def _allow_start(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-start", action="store_true", help="start from a pose unlike those of the data"
+    )
 
 
 def recover_options(command: argparse.ArgumentParser) -> None:
@@ -169,3 +174,7 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))

@@ -7,6 +7,7 @@ its part is made anew.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,15 +17,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from policies.card import read_card
 from policies.comparison import Score, markdown, motion_cells, pair
+from policies.dataset import data_hash
 from policies.evaluate import record, run
 from policies.motion_metrics import Smoothness
 from policies.rollouts import THREADS
 from policies.statistics import wilson
+from recorder.episode import find_episodes
 from teleop.errors import PolicyError
 from teleop.rig import Rig
 
@@ -85,12 +89,16 @@ class Study:
         folder = self.run_folder(name, seed)
         return folder.with_name(f"{folder.name}_training.json")
 
+    @cached_property
+    def data_sha256(self) -> str:
+        """Of the demonstrations, once they are recorded."""
+        return data_hash(find_episodes(self.demo_folder))
+
     def train_settings(self, name: str, seed: int) -> dict[str, Any]:
         """All that decides what a training makes."""
         plan = self.plans[self.plans[name].trained_as or name]
         options = {**plan.train, **self.train_everywhere, "seed": seed}
-        data = str(self.demo_folder.resolve())
-        return {"family": plan.family, "data": data, "options": _plain(options)}
+        return {"family": plan.family, "data": self.data_sha256, "options": _plain(options)}
 
     def settings(self, name: str, seed: int) -> dict[str, Any]:
         """All that decides what an evaluation finds."""
@@ -98,6 +106,7 @@ class Study:
             "train": self.train_settings(name, seed),
             "deploy": _plain({**self.plans[name].deploy, **self.deploy_everywhere}),
             "task": self.task,
+            "rig": hashlib.sha256(self.rig.model_dump_json().encode()).hexdigest(),
             "episodes": self.episodes,
             "episode_seed": self.episode_seed,
         }
@@ -143,7 +152,7 @@ def train(study: Study, name: str, seed: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = done.with_suffix(".log")
     call = [sys.executable, "-m", "teleop.cli", "train", settings["family"]]
-    call += ["--data", settings["data"], "--out", str(folder), *flags_of(settings["options"])]
+    call += ["--data", str(study.demo_folder), "--out", str(folder), *flags_of(settings["options"])]
     with open(log, "wb") as said:
         process = subprocess.Popen(
             call, stdout=said, stderr=subprocess.STDOUT, env={**os.environ, **THREADS}
@@ -221,7 +230,8 @@ def table(results: Sequence[Mapping[str, Any]], reference: str) -> str:
 
     The pooled interval treats all scenes of all training seeds as independent trials. They
     share scenes and networks, so it is a little too narrow; the seeds beside it show by how
-    much. The test pairs scenes of equal training seed with those of the reference.
+    much. The test pairs scenes of equal training seed with those of the reference and is too
+    sure of itself for the same reason; nothing is corrected for the number of comparisons.
     """
     head = ["policy", "parameters", "training, CPU min", "successes by seed", "rate"]
     head += ["95 % interval", f"p against {reference}", "jerk, rad/row³"]

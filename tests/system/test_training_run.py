@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,24 @@ def test_a_killed_run_goes_on_exactly(episodes: Path, tmp_path: Path) -> None:
     assert read_card(broken).weights_sha256 == read_card(whole).weights_sha256
 
 
+def test_only_the_same_mixture_can_be_resumed(episodes: Path, tmp_path: Path) -> None:
+    """Moved episodes go on; other weights, or another order of folders, are refused."""
+    one, other, out = (tmp_path / name for name in ("one", "other", "run"))
+    for place, numbers in ((one, (0, 1)), (other, (2, 3))):
+        place.mkdir()
+        for number in numbers:
+            shutil.copy2(episodes / f"episode_{number:06d}.hdf5", place)
+    args = args_for(episodes, out, steps=4, blind=True, track=())
+    args = replace(args, data=(str(one), f"{other}=2"))
+    train("bc", args, show=False)
+    moved = shutil.move(one, tmp_path / "moved")
+    again = replace(args, resume=True)
+    train("bc", replace(again, data=(str(moved), f"{other}=2")), show=False)
+    for data in ((f"{other}=2", str(moved)), (str(moved), f"{other}=3"), (str(moved), str(other))):
+        with pytest.raises(PolicyError, match=r"begun with mixture .*2 of weight"):
+            train("bc", replace(again, data=data), show=False)
+
+
 def test_ctrl_c_leaves_a_policy_and_a_way_on(episodes: Path, tmp_path: Path) -> None:
     """The step is finished, everything is saved, and the command says how to go on."""
     args = args_for(episodes, tmp_path / "run", steps=100_000, save_every=10)
@@ -155,6 +174,17 @@ def test_a_bad_batch_is_left_for_inspection(
         assert batch["images"].shape == (8, 1, 1, 24, 32, 3)
     assert len((out / "metrics.csv").read_text().splitlines()) == 2
     assert not (out / "policy.json").exists()
+
+
+def test_a_bad_batch_of_the_first_steps_is_left_too(
+    episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing else has made the folder yet."""
+    out = tmp_path / "deep" / "run"
+    monkeypatch.setattr("policies.train.load_family", lambda name: Poisoned)
+    with pytest.raises(PolicyError, match=r"bad_batch.npz, no state was saved before it"):
+        train("bc", args_for(episodes, out, track=()), show=False)
+    assert (out / "bad_batch.npz").exists()
 
 
 def test_a_folder_in_use_is_not_written_into(episodes: Path, tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Training in two CPU processes that exchange gradients by gloo, started by torchrun."""
 
 import csv
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +58,48 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert len(list((shared / "tensorboard" / "tandem").iterdir())) == 1
     assert {path.name for path in shared.iterdir()} == {path.name for path in alone.iterdir()}
     load_policy(shared)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> None:
+    """Both end as one process does on Ctrl-C: saved, exit code 130, no traceback.
+
+    The family is one with a transformer, all of whose weights need a gradient to be shared.
+    """
+    for number in range(2):
+        write_episode(tmp_path / "episodes", number)
+    out = tmp_path / "run"
+    argv = [
+        *(sys.executable, "-m", "policies.train", "act", "--data", str(tmp_path / "episodes")),
+        *("--out", str(out), "--image-size", "24", "32", "--chunk-rows", "4", "--holdout", "0"),
+        *("--width", "16", "--heads", "2", "--feedforward", "16", "--features", "4"),
+        *("--batch-size", "4", "--steps", "100000", "--save-every", "2", "--track"),
+    ]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    pair = [
+        subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    deadline = time.monotonic() + 100
+    while not (out / "run" / "state.json").exists() and time.monotonic() < deadline:
+        if any(process.poll() is not None for process in pair):
+            break
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=60) for process in pair]
+    assert [process.returncode for process in pair] == [130, 130], said
+    assert "Traceback" not in said[0][1] + said[1][1]
+    assert "go on with --resume" in said[0][0]
+    assert read_card(out).training["steps_done"] >= 2

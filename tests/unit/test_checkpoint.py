@@ -131,6 +131,15 @@ def test_missing_weights_and_unknown_families_are_named(run: Path) -> None:
         checkpoint.load_policy(run)
 
 
+def test_a_device_that_is_not_there_is_said_in_one_line(run: Path) -> None:
+    """No GPU at all, or none of that number; nor does torch's own list of devices appear."""
+    with pytest.raises(PolicyError, match=r"cuda:99 was asked for, but torch sees .*--device cpu"):
+        checkpoint.load_policy(run, "cuda:99")
+    for name in ("gpu", "meta"):
+        with pytest.raises(PolicyError, match=f"'{name}' is neither cpu nor cuda"):
+            checkpoint.load_policy(run, name)
+
+
 def test_a_fitting_rig_gives_no_warning() -> None:
     """The rig of the data itself."""
     assert CONTRACT.check_rig(small_rig()) == []

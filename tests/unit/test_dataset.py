@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from policy_episodes import CAMERA, action_of, image_of, place_of, small_rig, write_episode
 
-from policies.dataset import DataOptions, TrainingData, data_hash, load
+from policies.dataset import DataOptions, TrainingData, load
 from policies.normalisation import STD_FLOOR
 from policies.windows import Windows
 from recorder.episode import Episode
@@ -203,20 +203,6 @@ def test_options_that_make_no_sense_are_refused(
         load([folder], options, seed=0)
 
 
-def test_folders_are_mixed_by_their_weights(folder: Path, tmp_path: Path) -> None:
-    """A window of the folder with weight 3 is drawn three times as often as one of the other."""
-    write_episode(tmp_path, 9)
-    data = load([folder, f"{tmp_path}=12"], STATE_ONLY, seed=0)
-    assert data.episodes == 5
-    chosen = data.train.sample(np.random.default_rng(0), 3000)
-    ends = data.train.windows(chosen).actions[:, -1, 0]
-    assert np.isclose(ends.max(), max(place_of(e)[0] for e in (0, 1, 2, 3, 9)), atol=1e-5)
-    number = np.arange(len(data.train))
-    starts = data.train.windows(number).actions[:, -1, 7]
-    from_heavy = np.isin(chosen, number[np.isclose(starts, place_of(9)[1], atol=1e-5)])
-    assert 0.5 < from_heavy.mean() < 0.85  # 0.75 of the windows, some of which look alike
-
-
 def test_windows_in_pauses_are_left_out_when_asked(folder: Path) -> None:
     """These episodes rest in their second half, 0.4 s."""
     everything = load([folder], replace(STATE_ONLY, window_stride=1), seed=0)
@@ -258,15 +244,6 @@ def test_episodes_of_several_tasks_need_an_instruction_to_tell_them_apart(tmp_pa
     assert (data.contract.text.encoder, data.contract.text.size) == ("words", 64)
     text = first_windows(data, len(data.train)).text
     assert len(np.unique(text, axis=0)) == 2
-
-
-def test_the_hash_changes_with_the_data(folder: Path) -> None:
-    """Another episode file gives another hash, the same files the same, with or without images."""
-    paths = sorted(folder.glob("*.hdf5"))
-    assert data_hash(paths) == data_hash(list(reversed(paths)))
-    assert data_hash(paths) != data_hash(paths[:-1])
-    for options in (OPTIONS, STATE_ONLY):
-        assert load([folder], options, seed=0).contract.data_hash == data_hash(paths)
 
 
 def fail_verdict(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What evaluation refuses before anything runs, and pictures of rollouts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from policies.motion_metrics import motion_from
 from policies.normalisation import Statistics, column_statistics
 from policies.policy import CameraView, ObservationContract
 from policies.rollouts import Rollout
-from policies.video import Taken, grid, write_contact_sheet, write_takes, write_video
+from policies.video import Taken, side_by_side, write_takes, write_video
 from teleop.errors import PolicyError, UnknownNameError
 from teleop.session_plan import EpisodeResult
 
@@ -115,7 +115,7 @@ def images_of(path: Path) -> list[np.ndarray]:
 def test_rollouts_become_a_video_side_by_side(tmp_path: Path, name: str) -> None:
     """Two episodes of 40 rows: 20 images of both, readable again."""
     takes = [Taken(write_episode(tmp_path / "e", episode), True) for episode in range(2)]
-    assert write_takes(tmp_path / name, takes, CAMERA, columns=2) == 20
+    assert write_takes(tmp_path / name, takes, CAMERA) == 20
     assert [image.shape for image in images_of(tmp_path / name)] == [(HEIGHT, 2 * WIDTH, 3)] * 20
 
 
@@ -145,15 +145,22 @@ def test_a_video_needs_recordings(tmp_path: Path) -> None:
         write_video_of(score, CAMERA, tmp_path / "v.mp4")
 
 
-def test_a_contact_sheet_holds_spaced_images(tmp_path: Path) -> None:
-    """First and last image are among them."""
-    frames = [np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 10)]
-    write_contact_sheet(tmp_path / "sheet.png", frames, columns=3, count=6)
-    sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet is not None
-    assert sheet.shape == (16, 24, 3)
-    assert (sheet[0, 0, 0], sheet[-1, -1, 0]) == (0, 240)
-    assert grid(frames[:1], 2).shape == (8, 16, 3)
+def test_long_rollouts_are_shown_without_being_held_in_memory() -> None:
+    """One image of each at a time; a shorter one stays at its last, an empty place is black."""
+    drawn: list[int] = []
+
+    def images(first: int, count: int) -> Iterator[np.ndarray]:
+        for value in range(first, first + count):
+            drawn.append(value)
+            yield np.full((2, 2, 3), value, np.uint8)
+
+    video = side_by_side([images(1, 3), images(51, 1), images(101, 2)], columns=2)
+    assert [image[::2, ::2, 0].tolist() for image in [next(video)]] == [[[1, 51], [101, 0]]]
+    assert drawn == [1, 51, 101]
+    assert [image[::2, ::2, 0].tolist() for image in video] == [
+        [[2, 51], [102, 0]],
+        [[3, 51], [102, 0]],
+    ]
 
 
 def test_a_video_of_nothing_or_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:

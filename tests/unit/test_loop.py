@@ -14,8 +14,8 @@ from policies.bc import BcConfig, BcNet
 from policies.divergence import BadBatchError, Divergence
 from policies.ema import Average, decay_at
 from policies.family import Batch, Losses
-from policies.loop import LoopOptions, Metric, fit
-from policies.metrics import draw_curve, write_metrics
+from policies.loop import LoopOptions, fit
+from policies.metrics import Metric, draw_curve, write_metrics
 from policies.run_state import RunState
 from policies.schedule import make_schedule
 from policies.windows import WindowSet
@@ -278,8 +278,16 @@ def test_options_that_cannot_be_met_are_refused(changes: dict[str, int], words: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_said() -> None:
     """Not an error out of torch's depths."""
-    with pytest.raises(PolicyError, match="torch sees no GPU"):
+    with pytest.raises(PolicyError, match="torch sees no GPU; give --device cpu"):
         run(device="cuda")
+
+
+def test_a_process_is_not_told_which_gpu_to_take() -> None:
+    """Accelerate gives it one; a name that is no device is refused as well."""
+    with pytest.raises(PolicyError, match=r"CUDA_VISIBLE_DEVICES|torch sees no GPU"):
+        run(device="cuda:0")
+    with pytest.raises(PolicyError, match="'gpu' is neither cpu nor cuda"):
+        run(device="gpu")
 
 
 def test_the_curve_is_written_with_every_loss_and_without_a_row(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """The studies' bookkeeping: options, resuming, tables. No training is done here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_episodes import small_rig
+from policy_episodes import small_rig, write_episode
 
 from policies.registry import FAMILIES
 from policies.studies import images, insertion
@@ -71,6 +72,7 @@ def finished_study(folder: Path, **changes: Any) -> Study:
     plans = {"a": Plan("bc", {"steps": 10}), "b": Plan("bc", {}, {"replan_rows": 2}, "a")}
     sizes = {"demos": 0, "demo_seed": 0, "episodes": 2, "episode_seed": 9, "jobs": 1}
     study = Study(small_rig(), "transfer_cube", folder, plans, {}, **sizes)
+    study.demo_folder.mkdir(parents=True, exist_ok=True)
     for name in plans:
         (folder / name).mkdir(parents=True, exist_ok=True)
         path = folder / name / "seed_0_result.json"
@@ -91,6 +93,15 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
 def test_changed_options_are_other_settings(tmp_path: Path) -> None:
     """Of a policy that uses another's training too."""
     study = finished_study(tmp_path)
-    changed = Study(**{**vars(study), "train_everywhere": {"steps": 20}})
+    changed = replace(study, train_everywhere={"steps": 20})
     assert changed.settings("b", 0) != study.settings("b", 0)
     assert changed.train_settings("b", 0)["options"] == {"steps": 20, "seed": 0}
+
+
+def test_other_demonstrations_or_another_rig_are_other_settings(tmp_path: Path) -> None:
+    """A result of ten demonstrations must not stand for one of fifty."""
+    study = finished_study(tmp_path)
+    other_rig = replace(study, rig=small_rig().replaced(name="other"))
+    assert other_rig.settings("a", 0) != study.settings("a", 0)
+    write_episode(study.demo_folder, 0)
+    assert replace(study).train_settings("a", 0) != study.train_settings("a", 0)
