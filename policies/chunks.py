@@ -75,7 +75,7 @@ class ChunkCounts:
     out_of_order: int = 0
     """Chunks planned before one that is already being played, before the start or a hold."""
     refused: int = 0
-    """Chunks with a wrong shape, NaN, or no time step."""
+    """Chunks with a wrong shape, NaN, or no time step, and those of the future."""
     held: int = 0
     """Instants for which no chunk had an action."""
     seams: int = 0
@@ -128,6 +128,7 @@ class ChunkScheduler:
         """
         self._chunks.clear()
         self._playing = []
+        self.last_fault = ""
         self._not_before_ns = now_ns
         self._last = np.array(held, dtype=np.float64)
         self._held_since_ns = None
@@ -137,17 +138,17 @@ class ChunkScheduler:
         """Take a plan into play; False when it is useless, counted and told in ``last_fault``."""
         if fault := self._fault_of(chunk, now_ns):
             self.counts.refused += 1
-            self.last_fault = f"chunk {chunk.chunk_id} {fault}"
-            return False
+            return self._tell(chunk, fault)
         self._drop_past(now_ns)
         chunk = self._playable(chunk)
         if self._end_ns(chunk) <= now_ns:
             self.counts.late += 1
-            return False
+            ago_s = (now_ns - chunk.t0_ns) / NS_PER_S
+            return self._tell(chunk, f"began {ago_s:.1f} s ago and was past when it came")
         self._forget_before_hold(now_ns)
         if chunk.t0_ns < self._not_before_ns:
             self.counts.out_of_order += 1
-            return False
+            return self._tell(chunk, "is older than a plan in play, the start or a hold")
         self._not_before_ns = chunk.t0_ns + 1
         self.counts.accepted += 1
         past = max(0, now_ns - chunk.t0_ns) // chunk.dt_ns
@@ -180,6 +181,11 @@ class ChunkScheduler:
     def covered_until_ns(self) -> int | None:
         """When the plans in play run out; None when there are none."""
         return max((self._end_ns(chunk) for chunk in self._chunks), default=None)
+
+    def _tell(self, chunk: ActionChunk, fault: str) -> bool:
+        """Keep in words why a chunk is not played; False, as it is not."""
+        self.last_fault = f"chunk {chunk.chunk_id} {fault}"
+        return False
 
     def _drop_past(self, now_ns: int) -> None:
         self._chunks = [chunk for chunk in self._chunks if self._end_ns(chunk) > now_ns]
@@ -253,8 +259,10 @@ class ChunkScheduler:
             return "contains NaN or infinite actions"
         if chunk.dt_ns <= 0:
             return f"has a row time of {chunk.dt_ns} ns"
-        if chunk.t0_ns > now_ns + shape[0] * chunk.dt_ns:
-            return f"begins {(chunk.t0_ns - now_ns) / NS_PER_S:.1f} s from now, beyond its length"
+        # An observation is never of the future; a row is left for clocks that are read apart.
+        if chunk.t0_ns > now_ns + chunk.dt_ns:
+            ahead_s = (chunk.t0_ns - now_ns) / NS_PER_S
+            return f"begins {ahead_s:.2f} s from now, more than a row ahead"
         return ""
 
 

@@ -92,6 +92,9 @@ class DeployNode(Commander):
         self._policy: Health | None = None
         self._policy_heard_ns: int | None = None
         self._planned_ns: int | None = None
+        """When the last plan came that can be played; nothing else counts as planning."""
+        self._refusal = ""
+        """Why the last plan cannot be played; empty when it can."""
         self._held_since_ns: int | None = None
         self._start: StartCheck | None = None
 
@@ -103,7 +106,6 @@ class DeployNode(Commander):
             self._policy, self._policy_heard_ns = got.message, got.arrival_ns
         for got in inputs.received(topics.POLICY_CHUNK):
             assert isinstance(got.message, ActionChunk)
-            self._planned_ns = now_ns
             self._take_plan(got.message, got.arrival_ns, now_ns)
         return super().step(inputs, now_ns)
 
@@ -139,7 +141,8 @@ class DeployNode(Commander):
         if said.state != "ready":
             return said
         if self._planned_ns is None or now_ns - self._planned_ns > self._plans_stale_ns:
-            why = self._policy_trouble(now_ns)
+            parts = [self._policy_trouble(now_ns), self._refusal]
+            why = "; ".join(part for part in parts if part)
             detail = f"waiting for a plan of the policy{f': {why}' if why else ''}"
             return NodeHealth(state="waiting", detail=detail)
         start = self._start
@@ -176,8 +179,11 @@ class DeployNode(Commander):
     def _take_plan(self, chunk: ActionChunk, arrival_ns: int, now_ns: int) -> None:
         until_ns = self.scheduler.covered_until_ns()
         held_ns = self._held_since_ns
+        # Before an episode too: the start forgets the plan, but its faults are known by then.
         if not self.scheduler.add(chunk, now_ns):
+            self._refusal = self.scheduler.last_fault
             return
+        self._planned_ns, self._refusal = now_ns, ""
         self._latencies.add("transport", arrival_ns - chunk.stamp_ns)
         self._latencies.add("plan", arrival_ns - chunk.t0_ns)
         run_out_ns = until_ns if until_ns is not None else held_ns

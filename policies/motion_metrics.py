@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.provenance import plan_of_rows
 from recorder.episode import Episode
 from teleop.messages import FloatArray
-
-CHUNKS = "policy/chunk"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +68,7 @@ def motion_of(path: Path | str) -> Motion:
     """
     with Episode(path) as episode:
         joints = [i for i, name in enumerate(episode.joint_names) if not name.endswith("/gripper")]
-        return motion_from(episode.action[:, joints], seam_rows(episode))
+        return motion_from(episode.action[:, joints], _seam_rows(episode))
 
 
 def motion_from(action: FloatArray, seams: NDArray[np.int64]) -> Motion:
@@ -86,26 +85,17 @@ def motion_from(action: FloatArray, seams: NDArray[np.int64]) -> Motion:
     return Motion(jerk, steps[at_seam[1:]], steps[~at_seam[1:]])
 
 
-def seam_rows(episode: Episode) -> NDArray[np.int64]:
-    """Rows that were the first to hold a command of a new plan; none without a policy.
+def _seam_rows(episode: Episode) -> NDArray[np.int64]:
+    """Rows at which an arm's command came from another plan than the one before; shape (N,).
 
-    A plan is in force from the first command made once it had arrived. The arm says which
-    command it applied, and the row's index says which application it holds. A file in which
-    the commander sent nothing more after a plan leaves that plan out.
+    A row without a plan (holding, or nobody obeyed) counts as one of the plan before it: going
+    on with the same plan afterwards is no seam, beginning with a new one is. The first plan
+    counts as a seam too.
     """
-    if CHUNKS not in episode.streams:
-        return np.empty(0, np.int64)
-    arrived_ns = episode.stream(CHUNKS).arrival_ns
-    rows = set[int]()
+    changed = np.zeros(len(episode), dtype=bool)
     for arm in episode.arms:
-        commands = episode.stream(f"arm/{arm}/command")
-        applied = episode.stream(f"arm/{arm}/applied")
-        first = np.searchsorted(commands.stamp_ns, arrived_ns)
-        first = first[first < len(commands)]
-        obeyed = applied["command_seq"]
-        # -1 is holding: the last command stays in force meanwhile.
-        obeyed = np.maximum.accumulate(obeyed)
-        sample = np.searchsorted(obeyed, commands.seq[first])
-        row = np.searchsorted(episode.index(f"arm/{arm}/applied"), sample)
-        rows.update(row[row < episode.length].tolist())
-    return np.array(sorted(rows), np.int64)
+        chunk_id = plan_of_rows(episode, arm).chunk_id
+        named = np.flatnonzero(chunk_id >= 0)
+        of_new = np.diff(chunk_id[named], prepend=-1) != 0
+        changed[named[of_new]] = True
+    return np.flatnonzero(changed)

@@ -6,6 +6,9 @@ since. When those arrived is not read off a clock here, because a message that w
 the policy was computing seems to arrive late; it is the sample's stamp plus the shortest time
 that the stream's samples take.
 
+A camera frame that cannot be decoded counts as one that never came: the frame before it is
+used while that is not too old. Only frames that an observation shows are decoded.
+
 All times are the rig's (see ``policies.rig_time``), and so are the stamps of observations.
 """
 
@@ -18,11 +21,12 @@ import numpy as np
 
 from policies.images import decode, shrink
 from policies.latency import Latencies
-from policies.policy import OBJECT_POSE, CameraView, Image, Observation, ObservationContract
+from policies.policy import OBJECT_POSE, Image, Observation, ObservationContract
 from policies.rig_time import RigTime, WindowedMinimum
 from teleop import messages as m
 from teleop import topics
 from teleop.clock import NS_PER_S, Clock, ns_from_s
+from teleop.errors import PolicyError
 from teleop.messages import FloatArray
 from teleop.node import Inputs, Received
 from teleop.rig import Rig
@@ -43,13 +47,17 @@ class Stream:
     def __init__(self, oldest_ns: int, span_ns: int) -> None:
         self.oldest_ns = oldest_ns
         self._span_ns = span_ns
-        self._delay = WindowedMinimum()
+        self._until_arrival = WindowedMinimum()
+        """From a stamp there to the arrival here: the delay and the two clocks' difference."""
         self._samples: deque[m.Message] = deque()
+        self.damaged = 0
+        self._damage = (0, "")
+        """Stamp of the last sample that was thrown away, and what is wrong with it."""
 
-    def take(self, received: Sequence[Received], rig_time: RigTime) -> None:
+    def take(self, received: Sequence[Received]) -> None:
         """Keep what came, and drop what is older than needed."""
         for got in received:
-            self._delay.add(rig_time.of(got.arrival_ns) - got.message.stamp_ns, got.arrival_ns)
+            self._until_arrival.add(got.arrival_ns - got.message.stamp_ns, got.arrival_ns)
             self._samples.append(got.message)
         while len(self._samples) > 1:
             # The sample after the first must stay the newest one at the far end of the span.
@@ -62,9 +70,25 @@ class Stream:
         """None before the first."""
         return self._samples[-1] if self._samples else None
 
-    def at(self, rig_ns: int) -> m.Message:
-        """The newest sample that had arrived by an instant; the oldest kept when none had."""
-        delay_ns = self._delay.value or 0
+    @property
+    def damage(self) -> str:
+        """What is wrong with a sample newer than all that are left; empty without one."""
+        stamp_ns, fault = self._damage
+        return fault if self.newest is None or stamp_ns > self.newest.stamp_ns else ""
+
+    def throw_away(self, sample: m.Message, fault: str) -> None:
+        """Count a sample as one that never came."""
+        self._samples.remove(sample)
+        self.damaged += 1
+        if sample.stamp_ns >= self._damage[0]:
+            self._damage = (sample.stamp_ns, fault)
+
+    def at(self, rig_ns: int, rig_time: RigTime) -> m.Message:
+        """The newest sample that had arrived by an instant; the oldest kept when none had.
+
+        The clocks' difference is taken off only here: a sample may come before it is known.
+        """
+        delay_ns = rig_time.of(self._until_arrival.value or 0)
         for sample in reversed(self._samples):
             if sample.stamp_ns + delay_ns <= rig_ns:
                 return sample
@@ -110,7 +134,7 @@ class Observer:
             for got in inputs.received(topics.arm_state(arm)):
                 self._rig_time.hear(got.message.stamp_ns, got.arrival_ns)
         for topic, stream in self._streams.items():
-            stream.take(inputs.received(topic), self._rig_time)
+            stream.take(inputs.received(topic))
 
     def missing(self, now_ns: int) -> str:
         """Why there is no complete observation now; empty when there is one.
@@ -121,40 +145,69 @@ class Observer:
         rig_ns = self._rig_time.of(now_ns)
         for topic, stream in self._streams.items():
             sample = stream.newest
+            damage = f"; what came since is damaged: {stream.damage}" if stream.damage else ""
             if sample is None:
-                return f"nothing has come on {topic} yet"
+                return f"nothing has come on {topic} yet{damage}"
             age_ns = rig_ns - sample.stamp_ns
             if age_ns > stream.oldest_ns:
-                return f"{topic} is {age_ns / NS_PER_S:.2f} s old"
+                return f"{topic} is {age_ns / NS_PER_S:.2f} s old{damage}"
             if isinstance(sample, m.ArmState) and not np.isfinite(_columns(sample)).all():
                 return f"{topic} lacks a joint"
         return ""
 
     def observe(self, now_ns: int, number: int, since_ns: int) -> list[Observation]:
-        """The present observation and those before it, oldest first.
+        """The present observation and those before it, oldest first; empty when one is missing.
 
         Args:
-            now_ns: On this machine's clock; ``missing`` has been asked.
+            now_ns: On this machine's clock.
             number: The present observation's.
             since_ns: Rig time from which on the past belongs to this episode.
         """
+        begun_ns = self._clock.now_ns()
+        # Each turn throws a damaged frame away, until there is none or something is missing.
+        while not self.missing(now_ns):
+            moments = self._moments(now_ns, since_ns)
+            self._forget_images(moments)
+            if not self._decode(moments):
+                continue
+            if self._contract.cameras:
+                self._latencies.add("decode", self._clock.now_ns() - begun_ns)
+            oldest_ns = min(sample.stamp_ns for sample in moments[-1].values())
+            self._latencies.add("observation", self._rig_time.of(now_ns) - oldest_ns)
+            return [self._observation(samples, number) for samples in moments]
+        return []
+
+    @property
+    def damaged_frames(self) -> int:
+        """Frames that could not be decoded, of those that were looked at."""
+        return sum(stream.damaged for stream in self._streams.values())
+
+    def _moments(self, now_ns: int, since_ns: int) -> list[dict[str, m.Message]]:
+        """The samples of each observation by topic, oldest first: the newest that had arrived."""
         rig_ns = self._rig_time.of(now_ns)
         step_ns = self._contract.history_stride * self._contract.dt_ns
         past = [rig_ns - i * step_ns for i in range(self._contract.history - 1, 0, -1)]
-        moments = [self._moment(at_ns) for at_ns in past if at_ns >= since_ns]
-        moments.append(self._moment(rig_ns))
-        oldest_ns = min(sample.stamp_ns for sample in moments[-1].values())
-        self._latencies.add("observation", rig_ns - oldest_ns)
-        begun_ns = self._clock.now_ns()
-        seen = [self._observation(samples, number) for samples in moments]
-        if self._contract.cameras:
-            self._latencies.add("decode", self._clock.now_ns() - begun_ns)
-            self._forget_images(moments)
-        return seen
+        return [
+            {topic: stream.at(at_ns, self._rig_time) for topic, stream in self._streams.items()}
+            for at_ns in [*(at_ns for at_ns in past if at_ns >= since_ns), rig_ns]
+        ]
 
-    def _moment(self, rig_ns: int) -> dict[str, m.Message]:
-        """The newest samples that had arrived by an instant, by topic."""
-        return {topic: stream.at(rig_ns) for topic, stream in self._streams.items()}
+    def _decode(self, moments: Sequence[dict[str, m.Message]]) -> bool:
+        """Decode the frames to be shown; False when one cannot be, which is thrown away."""
+        for view in self._contract.cameras:
+            topic = topics.camera_frame(view.name)
+            for samples in moments:
+                frame = samples[topic]
+                assert isinstance(frame, m.Frame)
+                if (view.name, frame.seq) in self._images:
+                    continue
+                try:
+                    pixels = decode(frame)
+                except PolicyError as error:
+                    self._streams[topic].throw_away(frame, str(error))
+                    return False
+                self._images[view.name, frame.seq] = shrink(pixels, view.height, view.width)
+        return True
 
     def _observation(self, samples: dict[str, m.Message], number: int) -> Observation:
         """One moment as the policy sees it.
@@ -173,22 +226,15 @@ class Observer:
             observation_id=number,
             qpos=np.concatenate([_columns(state) for state in states]),
             images={
-                view.name: self._image(view, samples[topics.camera_frame(view.name)])
+                view.name: self._images[view.name, samples[topics.camera_frame(view.name)].seq]
                 for view in self._contract.cameras
             },
             extra=extra,
             instruction=self._instruction,
         )
 
-    def _image(self, view: CameraView, frame: m.Message) -> Image:
-        assert isinstance(frame, m.Frame)
-        key = (view.name, frame.seq)
-        if key not in self._images:
-            self._images[key] = shrink(decode(frame), view.height, view.width)
-        return self._images[key]
-
     def _forget_images(self, moments: Sequence[dict[str, m.Message]]) -> None:
-        """Keep those that were just used: the next observations look back at them."""
+        """Keep those that are shown again: earlier ones are not looked back at any more."""
         used = {
             (view.name, samples[topics.camera_frame(view.name)].seq)
             for view in self._contract.cameras

@@ -77,7 +77,7 @@ class PolicyNode:
         self._observer = Observer(
             rig, contract, self._rig_time, instruction, clock, self._latencies
         )
-        self._phase = ""
+        self._phase = ("", -1)
         self._since_ns = 0
         self._planned = 0
         self._blocked = ""
@@ -93,20 +93,22 @@ class PolicyNode:
         """Plan from the newest samples, while an episode is about to run or running."""
         self._observer.take(inputs)
         phase = inputs.latest(topics.SESSION_PHASE, m.SessionPhase)
-        if phase is not None and phase.phase != self._phase:
+        # With the episode: phases that pass during a slow inference are never heard.
+        if phase is not None and (phase.phase, phase.episode) != self._phase:
             if phase.phase == "running":
                 self._policy.reset()
                 self._since_ns = phase.stamp_ns
-            self._phase = phase.phase
-        if self._phase not in PLANNING_PHASES:
+            self._phase = (phase.phase, phase.episode)
+        if self._phase[0] not in PLANNING_PHASES:
             self._blocked = ""
-            return []
-        self._blocked = self._observer.missing(now_ns)
-        if self._blocked:
-            self._blocked_count += 1
             return []
         begun_ns = self._clock.now_ns()
         history = self._observer.observe(now_ns, self._planned, self._since_ns)
+        if not history:
+            self._blocked = self._observer.missing(now_ns)
+            self._blocked_count += 1
+            return []
+        self._blocked = ""
         seen_ns = self._clock.now_ns()
         chunk = self._policy.infer(history)
         ended_ns = self._clock.now_ns()
@@ -120,6 +122,7 @@ class PolicyNode:
         values = {
             "chunks": float(self._planned),
             "blocked": float(self._blocked_count),
+            "damaged_frames": float(self._observer.damaged_frames),
             **self._latencies.values(),
         }
         if self._warmed is not None:

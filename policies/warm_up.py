@@ -47,7 +47,7 @@ def warm_up(policy: Policy, clock: Clock, inferences: int = WARM_UP_INFERENCES) 
     """Let a policy plan on made-up observations, then forget them.
 
     Raises:
-        PolicyError: it cannot plan, or plans something else than its contract says.
+        PolicyError: it cannot plan, plans something else than its contract says, or no numbers.
     """
     history = rehearsal(policy.contract)
     took_ms = []
@@ -62,5 +62,10 @@ def warm_up(policy: Policy, clock: Clock, inferences: int = WARM_UP_INFERENCES) 
         raise PolicyError(
             f"the policy plans actions of shape {np.shape(chunk.actions)}, "
             f"its contract says {wanted}; train it again"
+        )
+    if not np.isfinite(chunk.actions).all():
+        raise PolicyError(
+            "the policy plans NaN or infinite actions in the middle of its training range; "
+            "take an earlier checkpoint or train it again"
         )
     return WarmUp(took_ms[0], took_ms[-1])

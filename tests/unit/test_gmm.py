@@ -139,3 +139,11 @@ def test_light_components_are_never_drawn() -> None:
     assert 0.4 < drawn.mean() < 0.56
     likeliest = GmmConfig(components=3, evaluation_std=0.0, choice="likeliest")
     assert not MixtureHead(4, shapes, likeliest).draw(mixture, noise).any()
+
+
+def test_every_component_can_be_asked_for() -> None:
+    """A least share of 0 leaves none out."""
+    torch.manual_seed(0)
+    network = GmmNet(Shapes(state=2, action=2, chunk_rows=1), GmmConfig(hidden=8, least_share=0.0))
+    inputs = made_up_batch(network.shapes).inputs
+    assert network.plan(inputs, torch.Generator().manual_seed(0)).isfinite().all()
