@@ -23,6 +23,8 @@ class Score:
     """What its actions were decided on."""
     rollouts: tuple[Rollout, ...]
     """By scene."""
+    warnings: tuple[str, ...] = ()
+    """What was otherwise than in its training data."""
 
     @property
     def trials(self) -> int:
@@ -105,6 +107,9 @@ def report(scores: Sequence[Score]) -> str:
     parts = [table(scores), stages(scores), motions(scores)]
     if len(scores) > 1:
         parts.append(compare(scores))
+    warnings = [f"- {score.subject}: {text}" for score in scores for text in score.warnings]
+    if warnings:
+        parts.append("\n".join(["Otherwise than in training:", *warnings]))
     return "\n\n".join(parts)
 
 

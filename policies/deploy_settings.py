@@ -54,10 +54,17 @@ def settings_of(context: NodeContext) -> DeploySettings:
     folder = Path(str(options["checkpoint"]))
     card = read_card(folder)
     task = str(options.get("task", ""))
+    deploy = changed(card.deployment, options)
+    rows = min(card.contract.chunk_rows, deploy.execute_rows or card.contract.chunk_rows)
+    if deploy.replan_rows > rows:
+        raise PolicyError(
+            f"a plan is played for {rows} rows but the next comes after {deploy.replan_rows}: the "
+            f"arms would hold in between; give replan_rows {rows} or less"
+        )
     return DeploySettings(
         folder=folder,
         card=card,
-        deploy=changed(card.deployment, options),
+        deploy=deploy,
         task=task,
         calibration=cast(Mapping[str, Any], options.get("calibration", {})),
         device=str(options.get("device", "cpu")),

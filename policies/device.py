@@ -27,3 +27,17 @@ def check_device(name: str) -> None:
             f"device {name} was asked for, but torch sees {seen or 'no'} GPU{'s' * (seen > 1)}; "
             "give --device cpu" + (" or cuda" if seen else "")
         )
+
+
+def check_training_device(name: str) -> None:
+    """Refuse a device that the trainer cannot use.
+
+    Raises:
+        PolicyError: see ``check_device``; or one GPU by its number, which is not for us to choose.
+    """
+    check_device(name)
+    if ":" in name:
+        raise PolicyError(
+            f"device {name}: each training process takes the GPU of its own number; give cuda, "
+            "and choose among GPUs with CUDA_VISIBLE_DEVICES"
+        )

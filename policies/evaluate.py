@@ -71,6 +71,11 @@ def run(
         (subject, *_job_of(subject, task, seed, folder, cameras, options or {}))
         for subject, folder in zip(subjects, folders, strict=True)
     ]
+    warnings = {
+        subject: tuple(differences(read_card(Path(subject)), rig, task, emulated=True))
+        for subject in subjects
+        if str(subject) != EXPERT
+    }
     scores = []
     with (
         SceneRunner(rig, jobs) as runner,
@@ -78,7 +83,8 @@ def run(
     ):
         for subject, sees, job in work:
             rollouts = runner.run(job, range(episodes), tick)
-            scores.append(Score(str(subject), sees, tuple(rollouts)))
+            said = warnings.get(subject, ())
+            scores.append(Score(str(subject), sees, tuple(rollouts), said))
     return scores
 
 
@@ -121,6 +127,17 @@ def record(
     job = Job("record", task, out=out, seed=seed, tags=tags, cameras=cameras)
     with SceneRunner(rig, jobs) as runner, _bar("recording", len(missing), show) as tick:
         return runner.run(job, missing, tick)
+
+
+def differences(card: Card, rig: Rig, task: str, emulated: bool) -> list[str]:
+    """What is otherwise than in the training data, in words; see ``check_rig``.
+
+    Raises:
+        UnknownNameError: the rig lacks a camera of the policy.
+        PolicyError: the rig is not one that the policy can act on.
+    """
+    live = rig.replaced(backend="lockstep") if emulated else rig
+    return card.contract.check_rig(live, task=task)
 
 
 def _job_of(

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from policies.augment import Augmenter
 from policies.batches import Share, chosen_at, shares
-from policies.device import check_device
+from policies.device import check_training_device
 from policies.divergence import BadBatchError, Divergence, finite
 from policies.ema import Average
 from policies.family import Batch, Family, Losses
@@ -179,7 +179,7 @@ def fit(
     return training.metrics
 
 
-def check_options(options: LoopOptions, device: str, processes: int) -> None:
+def check_options(options: LoopOptions, processes: int) -> None:
     """Refuse what cannot be trained.
 
     Raises:
@@ -194,12 +194,6 @@ def check_options(options: LoopOptions, device: str, processes: int) -> None:
             f"batch_size {options.batch_size} cannot be shared by {processes} process(es) in "
             f"{options.accumulate} part(s) each; choose a multiple of "
             f"{processes * options.accumulate}"
-        )
-    check_device(device)
-    if ":" in device:
-        raise PolicyError(
-            f"device {device}: a training process gets its GPU by its number; give cuda, and "
-            "choose among GPUs with CUDA_VISIBLE_DEVICES"
         )
 
 
@@ -245,8 +239,9 @@ def _begin(
     device: str,
     augment: Augmenter | None,
 ) -> _Run:
+    check_training_device(device)
     accelerator = Accelerator(cpu=device == "cpu")
-    check_options(options, device, accelerator.num_processes)
+    check_options(options, accelerator.num_processes)
     torch.set_num_threads(options.threads)
     network.to(accelerator.device).train()
     if options.channels_last and network.shapes.cameras:

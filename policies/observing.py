@@ -145,7 +145,7 @@ class Observer:
         rig_ns = self._rig_time.of(now_ns)
         for topic, stream in self._streams.items():
             sample = stream.newest
-            damage = f"; what came since is damaged: {stream.damage}" if stream.damage else ""
+            damage = f"; the newest is damaged: {stream.damage}" if stream.damage else ""
             if sample is None:
                 return f"nothing has come on {topic} yet{damage}"
             age_ns = rig_ns - sample.stamp_ns
@@ -167,14 +167,15 @@ class Observer:
         # Each turn throws a damaged frame away, until there is none or something is missing.
         while not self.missing(now_ns):
             moments = self._moments(now_ns, since_ns)
-            self._forget_images(moments)
             if not self._decode(moments):
                 continue
+            self._forget_images(moments)
             if self._contract.cameras:
                 self._latencies.add("decode", self._clock.now_ns() - begun_ns)
             oldest_ns = min(sample.stamp_ns for sample in moments[-1].values())
             self._latencies.add("observation", self._rig_time.of(now_ns) - oldest_ns)
             return [self._observation(samples, number) for samples in moments]
+        self._images.clear()
         return []
 
     @property
@@ -234,7 +235,7 @@ class Observer:
         )
 
     def _forget_images(self, moments: Sequence[dict[str, m.Message]]) -> None:
-        """Keep those that are shown again: earlier ones are not looked back at any more."""
+        """Keep those that are shown now: the next observations look back at them."""
         used = {
             (view.name, samples[topics.camera_frame(view.name)].seq)
             for view in self._contract.cameras

@@ -35,12 +35,12 @@ def plan_of_rows(episode: Episode, arm: str = "") -> PlanOfRows:
     if topics.POLICY_CHUNK not in episode.streams or not episode.on_rows(applied):
         return PlanOfRows(nothing, nothing.copy())
     chunks = episode.stream(topics.POLICY_CHUNK)
+    if len(chunks) == 0:
+        return PlanOfRows(nothing, nothing.copy())
     # Commands echo t0_ns of their newest plan; a plan that was sent twice counts once.
     t0_ns, first = np.unique(chunks["t0_ns"], return_index=True)
     sample = episode.index(applied)
     origin_ns = episode.stream(applied)["origin_ns"][np.maximum(sample, 0)]
-    if len(t0_ns) == 0:
-        return PlanOfRows(nothing, nothing.copy())
     place = np.minimum(np.searchsorted(t0_ns, origin_ns), len(t0_ns) - 1)
     known = (sample >= 0) & (origin_ns > 0) & (t0_ns[place] == origin_ns)
     return PlanOfRows(

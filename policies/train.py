@@ -36,6 +36,7 @@ from policies import checkpoint
 from policies.augment import Augmenter
 from policies.card import CARD
 from policies.dataset import TrainingData, load
+from policies.device import check_training_device
 from policies.divergence import BadBatchError
 from policies.encoders import load_pretrained
 from policies.family import Family
@@ -101,6 +102,7 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; state, policy and curve are saved.
     """
     check_names(args.track)
+    check_training_device(args.device)
     _check_folder(args)
     accelerator = Accelerator(cpu=args.device == "cpu")
     torch.set_num_threads(args.loop.threads)

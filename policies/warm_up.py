@@ -65,7 +65,6 @@ def warm_up(policy: Policy, clock: Clock, inferences: int = WARM_UP_INFERENCES) 
         )
     if not np.isfinite(chunk.actions).all():
         raise PolicyError(
-            "the policy plans NaN or infinite actions in the middle of its training range; "
-            "take an earlier checkpoint or train it again"
+            "the policy plans NaN or infinite actions; take another checkpoint or train it again"
         )
     return WarmUp(took_ms[0], took_ms[-1])

@@ -152,6 +152,15 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.remote_policy and args.lockstep:
+        raise TandemError("--remote-policy needs real time: another machine plans; drop --lockstep")
+    card = importlib.import_module("policies.card").read_card(args.policy)
+    args.task = args.task or card.contract.tasks[0]
+    evaluation = importlib.import_module("policies.evaluate")
+    for text in evaluation.differences(
+        card, _load_rig(args), args.task, args.emulate or args.lockstep
+    ):
+        print(f"warning: {text}", file=sys.stderr)
     options = {**_policy_options(args), "remote_policy": args.remote_policy}
     return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve()), **options})
 
@@ -161,7 +170,9 @@ def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.remote_policy import run_policy
 
     options = {"checkpoint": str(args.policy.resolve()), **_policy_options(args)}
-    job = Job("deploy", args.task, options=options, cameras=args.cameras)
+    card = importlib.import_module("policies.card").read_card(args.policy)
+    task = args.task or card.contract.tasks[0]
+    job = Job("deploy", task, options=options, cameras=args.cameras)
     health = run_policy(_load_rig(args), job, args.emulate, print)
     print(importlib.import_module("policies.latency").table(health.values))
     return 0
@@ -198,6 +209,9 @@ def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
 def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     if args.video is not None and not (args.cameras and args.out):
         raise TandemError("--video needs --cameras NAME (who films) and --out DIR (rollouts)")
+    for written in (args.table, args.video):
+        if written is not None and not written.parent.is_dir():
+            raise TandemError(f"{written}: there is no folder {written.parent}; make it first")
     evaluation = importlib.import_module("policies.evaluate")
     scores = evaluation.run(
         args.runs,

@@ -33,19 +33,19 @@ def run_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def scene_options(command: argparse.ArgumentParser) -> None:
+def scene_options(command: argparse.ArgumentParser, task: str | None = "transfer_cube") -> None:
     """What is to be done, how often, and where it is recorded."""
-    command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
+    command.add_argument("--task", default=task, help=f"task name, default: {task or 'its own'}")
     command.add_argument("--episodes", type=_count, help="how many episodes")
     command.add_argument("--out", type=Path, help="folder to record episodes into")
     command.add_argument("--seed", type=int, default=0, help="places the emulated scene")
     command.add_argument("--cameras", type=_names, help="comma-separated, default: the task's")
 
 
-def job_options(command: argparse.ArgumentParser) -> None:
+def job_options(command: argparse.ArgumentParser, task: str | None = "transfer_cube") -> None:
     """A job on the rig."""
     run_options(command)
-    scene_options(command)
+    scene_options(command, task)
     command.add_argument(
         "--tag", action="append", help="mark the recorded episodes; can be given several times"
     )
@@ -71,15 +71,14 @@ def record_options(command: argparse.ArgumentParser) -> None:
 def replay_options(command: argparse.ArgumentParser) -> None:
     """``tandem replay``."""
     command.add_argument("episode", type=Path, help="episode file")
-    job_options(command)
-    command.set_defaults(task=None)
+    job_options(command, task=None)
     command.add_argument("--speed", type=_positive, default=1.0, help="time factor (%(default)s)")
 
 
 def deploy_options(command: argparse.ArgumentParser) -> None:
     """``tandem deploy``."""
     command.add_argument("policy", type=Path, help="run folder of tandem train")
-    job_options(command)
+    job_options(command, task=None)
     play_options(command)
     inference_options(command)
     command.add_argument(
@@ -92,7 +91,7 @@ def policy_options(command: argparse.ArgumentParser) -> None:
     """``tandem policy``."""
     command.add_argument("policy", type=Path, help="run folder of tandem train")
     rig_options(command)
-    command.add_argument("--task", default="transfer_cube", help="task name (%(default)s)")
+    command.add_argument("--task", help="as for tandem deploy on the rig, default: its own")
     command.add_argument("--cameras", type=_names, help="as for tandem deploy on the rig")
     inference_options(command)
 

@@ -85,9 +85,17 @@ def assert_never_moved_wrongly(episode: Episode, streams: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("fault", ["stall", "old", "nan", "shape"])
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ("stall", "no plan covers now"),
+        ("old", "was past when it came"),
+        ("nan", "contains NaN or infinite actions"),
+        ("shape", "has shape (25, 7), expected (rows, 14)"),
+    ],
+)
 def test_a_policy_in_trouble_leads_to_a_hold_and_resumes_smoothly(
-    tmp_path: Path, mode: ChunkMode, fault: str
+    tmp_path: Path, mode: ChunkMode, fault: str, word: str
 ) -> None:
     """Nothing it says meanwhile is obeyed; afterwards the arms take up the motion again."""
     with deployed(tmp_path, mode, fault) as episode:
@@ -99,6 +107,7 @@ def test_a_policy_in_trouble_leads_to_a_hold_and_resumes_smoothly(
         wanted = scripted.SWING_RAD * np.sin(scripted.SWING_RAD_S * seconds[resumed])
         assert np.abs(position[resumed] - wanted).max() < 0.1
         assert "no plan covers now" in said(episode, "commander")
+        assert word in said(episode, "commander")
 
 
 def test_a_plan_far_outside_the_training_data_is_cut_to_it(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def free_port() -> int:
 def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> None:
     """Both end as one process does on Ctrl-C: saved, exit code 130, no traceback.
 
-    The family is one with a transformer, all of whose weights need a gradient to be shared.
+    The family is ACT on a ResNet-18: processes wait for the gradient of every weight, so that a
+    weight which gets none ends the run at its second step.
     """
     for number in range(2):
         write_episode(tmp_path / "episodes", number)
@@ -77,8 +78,8 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> Non
     argv = [
         *(sys.executable, "-m", "policies.train", "act", "--data", str(tmp_path / "episodes")),
         *("--out", str(out), "--image-size", "24", "32", "--chunk-rows", "4", "--holdout", "0"),
-        *("--width", "16", "--heads", "2", "--feedforward", "16", "--features", "4"),
-        *("--batch-size", "4", "--steps", "100000", "--save-every", "2", "--track"),
+        *("--width", "16", "--heads", "2", "--feedforward", "16", "--encoder", "resnet18"),
+        *("--batch-size", "4", "--steps", "100000", "--save-every", "2", "--no-ema", "--track"),
     ]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     pair = [

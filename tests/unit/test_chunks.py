@@ -174,6 +174,7 @@ def test_resuming_after_a_hold_adds_no_step(jump: float, gap_rows: int, mode: Ch
         (ActionChunk(0, 0, 0, DT_NS, np.zeros(ROWS), 1, 1, "test"), "shape"),
         (ActionChunk(0, 0, 0, 0, np.zeros((ROWS, 1)), 1, 1, "test"), "row time"),
         (chunk(1000, 1.0), "from now"),
+        (chunk(3, 1.0), "from now"),
     ],
 )
 def test_a_faulty_chunk_is_refused_and_the_good_one_plays_on(fault: ActionChunk, word: str) -> None:
@@ -197,6 +198,29 @@ def test_an_old_chunk_does_not_come_back() -> None:
     action = play.action_at(4 * DT_NS)
     assert action is not None
     assert action[0] == pytest.approx(1.0)
+
+
+def test_a_plan_of_the_future_does_not_shut_out_those_of_the_present() -> None:
+    """One wrong date costs one plan; a plan dated up to a row ahead is played in its time."""
+    play = scheduler("newest")
+    assert not play.add(chunk(4, 9.0), 0)
+    assert play.add(chunk(1, 0.5), DT_NS)
+    assert played(play, DT_NS) == pytest.approx(0.5)
+    assert play.add(chunk(2, 0.7), DT_NS)
+    assert played(play, DT_NS) == pytest.approx(0.5)
+    assert played(play, 2 * DT_NS) == pytest.approx(0.7)
+
+
+def test_a_plan_that_is_too_old_is_told() -> None:
+    """Wholly past, or older than another: in words with its number, until the next start."""
+    play = scheduler()
+    play.add(chunk(2, 0.1), 2 * DT_NS)
+    play.add(chunk(1, 0.1), 2 * DT_NS)
+    assert play.last_fault == "chunk 1 is older than a plan in play, the start or a hold"
+    play.add(chunk(0, 0.1), 50 * DT_NS)
+    assert play.last_fault == "chunk 0 began 1.0 s ago and was past when it came"
+    play.start(np.zeros(1), 60 * DT_NS)
+    assert play.last_fault == ""
 
 
 def test_plans_made_before_the_start_are_refused() -> None:

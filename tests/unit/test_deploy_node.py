@@ -180,6 +180,26 @@ def test_a_policy_of_short_chunks_is_followed_without_a_hold(chunk_rows: int) ->
     assert last == pytest.approx(wanted(last_ns), abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda chunk: replace(chunk, actions=np.full_like(chunk.actions, np.nan)), "NaN"),
+        (lambda chunk: replace(chunk, t0_ns=0, actions=chunk.actions[:1]), "was past"),
+    ],
+    ids=["nan", "old"],
+)
+def test_a_policy_whose_plans_cannot_be_played_is_not_ready(
+    spoil: Callable[[ActionChunk], ActionChunk], word: str
+) -> None:
+    """Plans are judged before the start too, and the commander says what is wrong with them."""
+    stage = Stage(ScriptedPolicy(spoil=spoil))
+    stage.run(0.98)
+    health = stage.commander.health(stage.clock.now_ns())
+    assert health.state == "waiting"
+    assert "waiting for a plan of the policy: chunk" in health.detail
+    assert word in health.detail
+
+
 def test_a_policy_that_is_not_there_is_named() -> None:
     """Nothing is heard of a remote policy: the commander waits and says for what."""
     stage = Stage(ScriptedPolicy(), with_policy=False)

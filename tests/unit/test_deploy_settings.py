@@ -42,6 +42,15 @@ def test_an_impossible_option_is_refused_by_name(options: dict[str, object], wor
         changed(DeployOptions(), options)
 
 
+def test_plans_that_run_out_before_the_next_one_are_refused(tmp_path: Path) -> None:
+    """The arms would stop between them."""
+    rig = small_rig()
+    write_card(tmp_path, rig, 25, DeployOptions())
+    options = {"checkpoint": str(tmp_path), "execute_rows": 3}
+    with pytest.raises(PolicyError, match="played for 3 rows but the next comes after 5"):
+        settings_of(NodeContext(rig, VirtualClock(), options=options))
+
+
 def test_without_a_checkpoint_there_is_nothing_to_deploy() -> None:
     """The error says what to name."""
     with pytest.raises(PolicyError, match="tandem train --out"):

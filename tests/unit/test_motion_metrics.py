@@ -71,15 +71,17 @@ def write_rollout(
     plans_at: list[int],
     delay: int,
     holding: range = range(0),
+    heard_after: int = 0,
 ) -> Path:
     """A policy's episode at 50 Hz, both arms alike.
 
     Args:
         folder: Where to.
         action: Shape (T,): the waist's command at each row; the gripper does the opposite.
-        plans_at: Rows at which a plan arrived.
+        plans_at: Rows from which on a plan is commanded.
         delay: Rows from a command to the arm that applies it.
         holding: Rows at which the arms obey nobody.
+        heard_after: Rows from then until the recorder hears of the plan.
     """
     rig = small_rig()
     rig = rig.replaced(cameras={}, tasks={"transfer_cube": {"instruction": "test"}})
@@ -98,22 +100,30 @@ def write_rollout(
         scene=(0, 0),
         streams=streams,
     )
+
+    def plan_ns(row: int) -> int:
+        """When the plan behind a row's command began, 0 without one."""
+        return max((at for at in plans_at if at <= row), default=0) * ROW_NS
+
     scribe = Scribe(Recording(folder, meta, 60.0))
     scribe.say(topics.SESSION_EVENT, EpisodeEvent(0, 0, "start", 0, "transfer_cube", "unknown", ""))
     for row, waist in enumerate(action):
         now_ns = scribe.now_ns = row * ROW_NS
-        if row in plans_at:
-            chunk = ActionChunk(now_ns, row, now_ns, ROW_NS, np.zeros((5, 14)), row, row, "test")
+        if row - heard_after in plans_at:
+            made = row - heard_after
+            t0_ns = made * ROW_NS
+            chunk = ActionChunk(t0_ns, made, t0_ns, ROW_NS, np.zeros((5, 14)), made, made, "test")
             scribe.say(topics.POLICY_CHUNK, chunk)
         joints = np.array([waist, -0.96, 1.16, 0.0, -0.3, 0.0])
         opening = 10.0 * (row % 2)
         for arm in ARMS:
             valid_ns = now_ns + 10 * ROW_NS
             command = ArmCommand(
-                now_ns, row, joints, opening, valid_ns, "policy", "test", POSITION, 0
+                now_ns, row, joints, opening, valid_ns, "policy", "test", POSITION, plan_ns(row)
             )
             obeyed = row - delay if row >= delay and row not in holding else -1
-            applied = ArmApplied(now_ns, row, joints, opening, obeyed, 0, "follow", 0)
+            origin_ns = plan_ns(obeyed)
+            applied = ArmApplied(now_ns, row, joints, opening, obeyed, origin_ns, "follow", 0)
             scribe.say(topics.arm_command(arm), command)
             scribe.say(topics.arm_applied(arm), applied)
             scribe.say(topics.arm_state(arm), state_of(np.append(joints, opening), row, now_ns))
@@ -138,6 +148,14 @@ def test_a_seam_is_where_the_arm_first_obeys_a_new_plan(tmp_path: Path, delay: i
     assert motion.seam_steps == pytest.approx([0.0, 0.3])
     assert motion.inside_steps.max() == 0.0
     assert len(motion.inside_steps) == 17
+
+
+def test_a_seam_does_not_depend_on_when_the_recorder_heard_of_the_plan(tmp_path: Path) -> None:
+    """The commander may have had it earlier: commands say from which plan they are."""
+    action = np.where(np.arange(20) >= 10, 0.3, 0.0)
+    motion = motion_of(write_rollout(tmp_path, action, [5, 10], 0, heard_after=3))
+    assert motion.seam_steps == pytest.approx([0.0, 0.3])
+    assert motion.inside_steps.max() == 0.0
 
 
 def test_an_episode_without_a_policy_has_no_seams(tmp_path: Path) -> None:

@@ -44,6 +44,17 @@ def test_the_policy_forgets_before_each_episode() -> None:
     assert policy.resets == 1
 
 
+def test_the_policy_forgets_although_the_pause_between_episodes_was_not_heard() -> None:
+    """A slow inference lasts from one episode into the next: its number tells them apart."""
+    policy = ScriptedPolicy(replace(BLIND, history=3))
+    feed = Feed(PolicyNode("policy", policy, small_rig(), VirtualClock()))
+    for row in range(8):
+        feed.episode = row // 4
+        feed.say(row)
+        feed.step(row + 0.5)
+    assert policy.resets == 2
+
+
 def test_a_policy_without_a_stream_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is planned before every stream has spoken."""
     rig = small_rig()
@@ -78,6 +89,8 @@ class Feed:
     The left waist is at 0.01 rad times the row.
     """
 
+    episode = 0
+
     def __init__(self, node: PolicyNode, ahead_ns: int = 0) -> None:
         self._node = node
         self._ahead_ns = ahead_ns
@@ -94,8 +107,17 @@ class Feed:
             columns[0] = 0.01 * row
             reading = Received(state_of(columns, row, stamp_ns), arrival_ns)
             self._waiting.setdefault(topics.arm_state(arm), []).append(reading)
-        phase = Received(SessionPhase(0, row, "running", 0, ""), arrival_ns)
+        phase = Received(SessionPhase(0, row, "running", self.episode, ""), arrival_ns)
         self._waiting[topics.SESSION_PHASE] = [phase]
+
+    def show(self, row: int, damaged: bool = False) -> None:
+        """One frame of the camera."""
+        whole = frame(row * ROW_NS)
+        shown = replace(whole, data=whole.data[: len(whole.data) // 2]) if damaged else whole
+        arrival_ns = row * ROW_NS + TRANSPORT_NS + self._ahead_ns
+        self._waiting.setdefault(topics.camera_frame(CAMERA), []).append(
+            Received(shown, arrival_ns)
+        )
 
     def step(self, row: float) -> list[ActionChunk]:
         """What the node plans at this row's time."""
@@ -183,6 +205,74 @@ def test_a_frame_is_decoded_once_however_often_it_is_seen() -> None:
     assert len({id(image) for image in images}) == 5
 
 
+def test_a_damaged_frame_is_like_one_that_never_came() -> None:
+    """The last whole frame is looked at instead, and the damaged ones are counted."""
+    policy = ScriptedPolicy()
+    node = PolicyNode("policy", policy, small_rig(), VirtualClock())
+    feed = Feed(node)
+    for row in range(6):
+        feed.say(row)
+        feed.show(row, damaged=row in (2, 3))
+        assert len(feed.step(row + 0.5)) == 1
+    images = [seen.images[CAMERA] for seen in policy.seen]
+    assert images[1] is images[2] is images[3]
+    assert len({id(image) for image in images}) == 4
+    assert node.health(0).values["damaged_frames"] == 2
+
+
+def test_a_camera_that_sends_only_damaged_frames_stops_planning() -> None:
+    """The deployment goes on: nothing is planned, the camera is named, whole frames mend it."""
+    policy = ScriptedPolicy()
+    node = PolicyNode("policy", policy, small_rig(), VirtualClock())
+    feed = Feed(node)
+    planned = []
+    for row in range(40):
+        feed.say(row)
+        feed.show(row, damaged=row != 5 and row < 38)
+        planned += [row] * len(feed.step(row + 0.5))
+        if row == 4:
+            assert "nothing has come on camera/cam_high/frame yet" in node.health(0).detail
+            assert "is no JPEG" in node.health(0).detail
+        if row == 37:
+            assert "camera/cam_high/frame is 0.6" in node.health(0).detail
+            assert "is no JPEG" in node.health(0).detail
+    assert planned[0] == 5
+    assert 10 < planned[-3] < 30
+    assert planned[-2:] == [38, 39]
+    assert node.health(0).ok
+
+
+def test_a_damaged_frame_of_the_past_is_passed_over() -> None:
+    """An observation of the past shows the frame before it."""
+    policy = ScriptedPolicy(replace(CONTRACT, history=2, history_stride=2))
+    feed = Feed(PolicyNode("policy", policy, small_rig(), VirtualClock()))
+    for row in range(6):
+        feed.say(row)
+        feed.show(row, damaged=row == 3)
+        if row in (2, 5):
+            feed.step(row + 0.5)
+    before, after = policy.histories
+    assert after[0].images[CAMERA] is before[-1].images[CAMERA]
+    assert after[1].images[CAMERA] is not after[0].images[CAMERA]
+
+
+@pytest.mark.parametrize("ahead_s", [-40_000.0, 40_000.0])
+def test_a_frame_that_came_before_the_first_reading_does_not_bend_time(ahead_s: float) -> None:
+    """The rig's clock is not known then: frames of the past are still looked up rightly."""
+    policy = ScriptedPolicy(replace(CONTRACT, history=2))
+    node = PolicyNode("policy", policy, small_rig(), VirtualClock(), remote=True)
+    feed = Feed(node, ahead_ns=round(ahead_s * NS_PER_S))
+    feed.show(0)
+    feed.step(0.5)
+    for row in range(1, 10):
+        feed.say(row)
+        feed.show(row)
+        feed.step(row + 0.5)
+    past, present = policy.histories[-1]
+    assert past.images[CAMERA] is policy.histories[-2][-1].images[CAMERA]
+    assert present.images[CAMERA] is not past.images[CAMERA]
+
+
 def test_the_instruction_is_part_of_every_observation() -> None:
     """In the words of the rig's task, or the task's name when it has none."""
     policy = ScriptedPolicy(BLIND)
@@ -220,4 +310,13 @@ def test_a_policy_that_plans_the_wrong_shape_is_refused_at_its_start() -> None:
     """Its contract is what the arms' node relies on."""
     policy = ScriptedPolicy(spoil=lambda chunk: replace(chunk, actions=chunk.actions[:, :7]))
     with pytest.raises(PolicyError, match=r"shape \(25, 7\), its contract says \(25, 14\)"):
+        warm_up(policy, VirtualClock())
+
+
+def test_a_policy_that_plans_no_numbers_is_refused_at_its_start() -> None:
+    """A network that training broke is found before the arms move."""
+    policy = ScriptedPolicy(
+        spoil=lambda chunk: replace(chunk, actions=np.full_like(chunk.actions, np.nan))
+    )
+    with pytest.raises(PolicyError, match="NaN or infinite actions"):
         warm_up(policy, VirtualClock())
