@@ -23,6 +23,11 @@ from teleop.errors import PolicyError
 
 RESNET_STRIDE = 32
 SMALL_STRIDE = 4
+UNREADABLE = (
+    *(SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError),
+    *(IndexError, KeyError, TypeError, ValueError, AttributeError),
+)
+"""What reading a file of something else raises: torch's unpickler does not check much."""
 GROUP_CHANNELS = 16
 """Channels of one GroupNorm group, as in diffusion_policy's vision encoder."""
 
@@ -202,8 +207,11 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
         )
     except FileNotFoundError as error:
         raise PolicyError(f"{path}: no such file of encoder weights") from error
-    except (SafetensorError, UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise PolicyError(f"{path} holds no weights that can be read: {error}") from error
+    except UNREADABLE as error:
+        raise PolicyError(
+            f"{path} cannot be read as weights ({type(error).__name__}); give a .safetensors file "
+            "or a state dict saved by torch"
+        ) from error
     if not isinstance(weights, dict):
         raise PolicyError(f"{path} holds a {type(weights).__name__}, not a state dict")
     kept = {
