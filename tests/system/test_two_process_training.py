@@ -93,13 +93,17 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> Non
         )
         for rank in range(2)
     ]
-    deadline = time.monotonic() + 100
-    while not (out / "run" / "state.json").exists() and time.monotonic() < deadline:
-        if any(process.poll() is not None for process in pair):
-            break
-        time.sleep(0.05)
-    pair[1].send_signal(signal.SIGINT)
-    said = [process.communicate(timeout=60) for process in pair]
+    try:
+        deadline = time.monotonic() + 60
+        while not (out / "run" / "state.json").exists() and time.monotonic() < deadline:
+            if any(process.poll() is not None for process in pair):
+                break
+            time.sleep(0.05)
+        pair[1].send_signal(signal.SIGINT)
+        said = [process.communicate(timeout=40) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
     assert [process.returncode for process in pair] == [130, 130], said
     assert "Traceback" not in said[0][1] + said[1][1]
     assert "go on with --resume" in said[0][0]
