@@ -29,6 +29,7 @@ class BcConfig(FamilyConfig):
     layers: int = 3
     """How many hidden layers."""
     dropout: float = 0.0
+    """Share of hidden values that is set to 0 at each training step."""
     error: Literal["l1", "mse"] = "l1"
     """What is made small: the absolute or the squared error."""
 

@@ -63,6 +63,7 @@ class BinsConfig(FamilyConfig):
     token_hidden: int = 64
     """Width of the layer that decodes one number."""
     dropout: float = 0.0
+    """Share of the trunk's hidden values that is set to 0 at each training step."""
     train_rows: int = 8
     """Rows of a chunk that one training step looks at."""
     choice: Literal["sample", "likeliest"] = "sample"

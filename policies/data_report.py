@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.normalisation import ColumnStatistics, Statistics
+from policies.normalisation import STD_FLOOR, ColumnStatistics, Statistics
 from policies.policy import OBJECT_POSE, ExtraInput, ObservationContract
-from policies.windows import WindowSet
+from policies.windows import Rows, WindowSet
+from teleop.messages import FloatArray
 
 CHUNK_S = (0.5, 2.0)
 """Chunks that work on arms of this size last so long: ACT's take 2 s, pi0's 1 s."""
@@ -24,7 +25,12 @@ class Column:
     low: float
     high: float
     std: float
-    constant: bool
+    """As measured, also where normalising divides by ``STD_FLOOR`` instead."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether it hardly moves."""
+        return self.std < STD_FLOOR
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,16 @@ class DataReport:
     state: tuple[Column, ...]
     actions: tuple[Column, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was said already while the data was read."""
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.facts)
         lines = [f"{name:<{width}}  {value}" for name, value in self.facts]
         for title, columns in (("state", self.state), ("action", self.actions)):
             lines += ["", *_table(title, columns)]
-        if self.warnings:
-            lines += ["", *(f"warning: {warning}" for warning in self.warnings)]
+        if told := (*self.notes, *self.warnings):
+            lines += ["", *(f"warning: {warning}" for warning in told)]
         return "\n".join(lines)
 
 
@@ -75,13 +83,48 @@ def describe(
     train: WindowSet,
     validation: WindowSet | None,
     counted: Counted,
+    rows: Sequence[Rows],
+    blind: bool = False,
 ) -> DataReport:
-    """The report on data that has been loaded."""
+    """The report on data that has been loaded.
+
+    Args:
+        contract: Of the policy.
+        statistics: Of ``train``.
+        train: Windows to learn from.
+        validation: Windows held back.
+        counted: While the data was read.
+        rows: What ``train`` was made of.
+        blind: Whether to see joint positions only was asked for.
+    """
     names = state_columns(contract.joint_names, contract.extras)
-    state = _columns(names, statistics.state)
-    actions = _columns(contract.joint_names, statistics.action)
+    seen = np.concatenate([part.state[part.first :] for part in rows])
+    shown = np.concatenate([part.actions[part.first :] for part in rows])
+    state = _columns(names, statistics.state, seen)
+    actions = _columns(contract.joint_names, statistics.action, shown)
     chunk_s = contract.chunk_rows / contract.row_hz
-    warnings = list(counted.notes)
+    return DataReport(
+        facts=tuple(_facts(contract, train, validation, counted, chunk_s)),
+        state=state,
+        actions=actions,
+        warnings=tuple(_warnings(contract, actions, chunk_s, blind)),
+        notes=counted.notes,
+    )
+
+
+def _warnings(
+    contract: ObservationContract, actions: Sequence[Column], chunk_s: float, blind: bool
+) -> list[str]:
+    """What is probably not meant so."""
+    warnings = []
+    if not (contract.cameras or contract.extras or blind):
+        warnings.append("no camera and no object pose: the policy sees joint positions only")
+    warnings += [
+        f"images of {view.name} are enlarged from {view.source_height}x{view.source_width} to "
+        f"{view.height}x{view.width} pixels, which shows nothing more; give a smaller --image-size"
+        for view in contract.cameras
+        if view.height > view.source_height or view.width > view.source_width
+    ]
     if contract.chunk_rows > 1 and not CHUNK_S[0] <= chunk_s <= CHUNK_S[1]:
         low, high = (round(limit * contract.row_hz) for limit in CHUNK_S)
         warnings.append(
@@ -93,12 +136,7 @@ def describe(
     still = [column.name for column in actions if column.constant]
     if still and len(still) < len(actions):
         warnings.append(f"constant columns of the actions: {', '.join(still)}")
-    return DataReport(
-        facts=tuple(_facts(contract, train, validation, counted, chunk_s)),
-        state=state,
-        actions=actions,
-        warnings=tuple(warnings),
-    )
+    return warnings
 
 
 def state_columns(joint_names: Sequence[str], extras: Sequence[ExtraInput]) -> tuple[str, ...]:
@@ -152,18 +190,19 @@ def _facts(
     return facts
 
 
-def _columns(names: Sequence[str], statistics: ColumnStatistics) -> tuple[Column, ...]:
-    constant = statistics.constant()
+def _columns(
+    names: Sequence[str], statistics: ColumnStatistics, table: FloatArray
+) -> tuple[Column, ...]:
+    """Columns of a table of shape (N, C)."""
     return tuple(
         Column(
             name,
             _unit(name),
             statistics.low[i],
             statistics.high[i],
-            statistics.std[i],
-            i in constant,
+            std if std > STD_FLOOR else min(float(np.nanstd(table[:, i])), STD_FLOOR),
         )
-        for i, name in enumerate(names)
+        for i, (name, std) in enumerate(zip(names, statistics.std, strict=True))
     )
 
 

@@ -129,6 +129,8 @@ def load(
     loaded, notes = load_frames(
         [episode.frames for episode in episodes], options.cache, options.verify_cache, track
     )
+    hashes = [frames.episode_sha256 for frames in loaded]
+    _check_different(chosen.paths, hashes)
     parts: list[list[Rows]] = []
     for episode, frames, weight in zip(episodes, loaded, chosen.weights, strict=True):
         step = rows_per_step(episode.header, options.rate_hz)
@@ -139,7 +141,6 @@ def load(
     first = episodes[0].header
     columns = state_columns(first.joint_names, first.extras)
     statistics = windows.statistics(options.normalise, columns)
-    hashes = [frames.episode_sha256 for frames in loaded]
     contract = _contract(
         [episodes[i] for i in train],
         views,
@@ -150,7 +151,8 @@ def load(
     )
     validation = _window_set([parts[i] for i in held], options) if held else None
     counted = _count(episodes, chosen, len(held), options.cache, notes)
-    report = describe(contract, statistics, windows, validation, counted)
+    rows = [part for i in train for part in parts[i]]
+    report = describe(contract, statistics, windows, validation, counted, rows, blind=options.blind)
     mixture = mixture_of(hashes, chosen.weights)
     return TrainingData(
         windows, validation, statistics, contract, len(train), chosen.left_out, report, mixture
@@ -216,8 +218,10 @@ def _check(options: DataOptions) -> None:
             raise PolicyError(f"--{name.replace('_', '-')} is {getattr(options, name)}; at least 1")
     if min(options.image_size) < 1:
         raise PolicyError(f"--image-size is {options.image_size}; give height and width in pixels")
-    if options.drop_idle < 0:
+    if not options.drop_idle >= 0:
         raise PolicyError(f"--drop-idle is {options.drop_idle:g}; give seconds, or 0 to keep all")
+    if not options.idle_reach >= 0:
+        raise PolicyError(f"--idle-reach is {options.idle_reach:g}; give 0 or more")
     if not 0 <= options.holdout < 1:
         raise PolicyError(f"--holdout is {options.holdout:g}; give a share from 0 to below 1")
 
@@ -238,6 +242,22 @@ def _read(chosen: Selected, options: DataOptions, track: Track) -> list[EpisodeR
         rows_per_step(rows.header, options.rate_hz)
         episodes.append(rows)
     return episodes
+
+
+def _check_different(paths: Sequence[Path], hashes: Sequence[str]) -> None:
+    """Refuse an episode that is there twice: its copy could be held back from itself.
+
+    Raises:
+        PolicyError: names both files.
+    """
+    known: dict[str, Path] = {}
+    for path, content in zip(paths, hashes, strict=True):
+        other = known.setdefault(content, path)
+        if other is not path:
+            raise PolicyError(
+                f"{path} and {other} are the same episode; name each folder once and take copies "
+                "out (DIR=WEIGHT draws from a folder more often)"
+            )
 
 
 def _check_together(headers: Sequence[Header], options: DataOptions) -> None:

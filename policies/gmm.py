@@ -30,6 +30,7 @@ class GmmConfig(MixtureConfig):
     layers: int = 3
     """How many hidden layers."""
     dropout: float = 0.0
+    """Share of hidden values that is set to 0 at each training step."""
 
 
 class GmmNet(Family):

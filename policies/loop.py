@@ -41,6 +41,16 @@ from teleop.errors import PolicyError
 VALIDATION_WINDOWS = 256
 VALIDATION_BATCH = 64
 
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "batch_size", "accumulate", "threads"), (1, math.inf)),
+    **dict.fromkeys(("log_every", "save_every"), (1, math.inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps"), (0, math.inf)),
+    **dict.fromkeys(("clip_norm", "ema_power", "ema_after", "workers"), (0, math.inf)),
+    **dict.fromkeys(("ema_min", "ema_max"), (0, 1)),
+    "seed": (0, 2**63 - 1),
+}
+"""Least and largest value of options, both included."""
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -53,8 +63,9 @@ class LoopOptions:
     learning_rate: float = 1e-4
     """Its peak."""
     weight_decay: float = 1e-4
+    """Of AdamW: how strongly weights are pulled to zero."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
+    """Of AdamW: how much of the gradient's mean and of its mean square a step keeps."""
     schedule: ScheduleName = "cosine"
     """Of the learning rate: warm-up and half a cosine, warm-up and constant, or one cycle."""
     warmup_steps: int = 500
@@ -72,7 +83,7 @@ class LoopOptions:
     ema_min: float = 0.0
     """Smallest share that the average keeps."""
     ema_max: float = 0.9999
-    """Largest."""
+    """Largest share that the average keeps."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 computes most layers in 16 bits: about twice as fast where the device has them."""
     compile: bool = False
@@ -88,6 +99,7 @@ class LoopOptions:
     save_every: int = 1000
     """Steps between saves of the state that --resume goes on from."""
     seed: int = 0
+    """Of first weights, order of samples, noise, and the choice of held-back episodes."""
 
 
 def fit(
@@ -185,10 +197,13 @@ def check_options(options: LoopOptions, processes: int) -> None:
     Raises:
         PolicyError: names the option.
     """
-    counts = ("steps", "batch_size", "accumulate", "threads", "log_every", "save_every")
-    for name in counts:
-        if getattr(options, name) < 1:
-            raise PolicyError(f"{name} is {getattr(options, name)}; give 1 or more")
+    for name, (low, high) in LIMITS.items():
+        value = getattr(options, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            wanted = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
+            raise PolicyError(f"{name} is {value}; give {wanted}")
+    if not all(0 <= beta < 1 for beta in options.betas):
+        raise PolicyError(f"betas are {options.betas}; give two numbers from 0 to below 1")
     if options.batch_size % processes or options.batch_size // processes < options.accumulate:
         raise PolicyError(
             f"batch_size {options.batch_size} cannot be shared by {processes} process(es) in "

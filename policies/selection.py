@@ -131,7 +131,7 @@ def select(folders: Sequence[Folder], choice: Choice) -> Selected:
         where = ", ".join(str(folder.path) for folder in folders)
         raise PolicyError(
             f"{where}: no episode to learn from among {found}: {', '.join(reasons)}; "
-            f"{_admit(refused, choice)} would admit them"
+            f"{_admit(refused, choice)} to admit them"
         )
     return Selected(tuple(paths), tuple(weights), found, reasons)
 
@@ -156,7 +156,7 @@ def _words(kind: str, value: str) -> str:
         case "verdicts":
             return f"verdict {value}"
         case "operators":
-            return f"by operator {value!r}"
+            return f"by operator {value!r}" if value else "operator not recorded"
         case _:
             return f"with other tags ({value})" if value else "without tags"
 
@@ -167,10 +167,10 @@ def _admit(refused: Counter[tuple[str, str]], choice: Choice) -> str:
     for kind in ("outcomes", "verdicts"):
         more = sorted(value for found, value in refused if found == kind)
         if more:
-            hints.append(f"--{kind} {' '.join([*getattr(choice, kind), *more])}")
+            hints.append(f"give --{kind} {' '.join([*getattr(choice, kind), *more])}")
     for kind in ("operators", "tags"):
         if any(found == kind for found, _ in refused):
-            hints.append(f"no --{kind}")
+            hints.append(f"leave --{kind} out")
     return " and ".join(hints)
 
 

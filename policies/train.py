@@ -15,11 +15,13 @@ while they wait, which OpenMP reads once, when torch is loaded.
 from __future__ import annotations
 
 import json
+import math
 import os
-import shutil
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -28,31 +30,41 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from tqdm import tqdm
 
 from policies import checkpoint
-from policies.augment import Augmenter
-from policies.card import CARD
+from policies.augment import Augmenter, AugmentOptions
 from policies.dataset import TrainingData, load
+from policies.deploy_settings import changed
 from policies.device import check_training_device
 from policies.divergence import BadBatchError
 from policies.encoders import load_pretrained
 from policies.family import Family
 from policies.learned import parameters_of, shapes_of
-from policies.loop import fit
+from policies.loop import check_options, fit
 from policies.metrics import Metric, draw_curve, write_metrics
+from policies.preprocess import Preprocessor
 from policies.registry import load_family
+from policies.run_folder import (
+    BAD_BATCH,
+    CURVE,
+    METRICS,
+    STATE_FOLDER,
+    check_folder,
+    clear_folder,
+    make_folder,
+    undo_folder,
+)
 from policies.run_state import RunState
 from policies.tracking import Trackers, check_names
 from policies.train_args import PARTS, TrainArgs, family_list, parse
 from teleop.errors import MissingExtraError, PolicyError
 
-STATE_FOLDER = "run"
-METRICS, CURVE, BAD_BATCH = "metrics.csv", "curve.png", "bad_batch.npz"
-MADE_HERE = (CARD, checkpoint.WEIGHTS, METRICS, CURVE, BAD_BATCH, STATE_FOLDER, "tensorboard")
-"""What training leaves in RUN, and --overwrite replaces."""
+UNBUILT = (ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, AssertionError)
+"""What torch and the families' arithmetic raise at sizes that do not work out."""
 
 MAY_CHANGE = {
     *("data", "out", "device", "encoder_weights", "track", "overwrite", "resume", "dry_run"),
@@ -69,8 +81,13 @@ def main(argv: Sequence[str]) -> int:
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     family, *options = argv
     args = parse(family, options)
-    metrics = train(family, args, show=sys.stderr.isatty())
+    done = RunState(args.out / STATE_FOLDER, {}).last_step() if args.resume else None
+    screen = sys.stderr.isatty()
+    metrics = train(family, args, show=screen, lines=not screen)
     if args.dry_run:
+        return 0
+    if done == args.loop.steps:
+        _say(f"{args.out}: already finished after {done} steps; nothing was trained")
         return 0
     last = metrics[-1]
     held_back = (
@@ -85,13 +102,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
+def train(
+    family: str, args: TrainArgs[Any], show: bool = True, lines: bool = False
+) -> list[Metric]:
     """Train, and leave the policy with its curve in ``args.out``.
 
     Args:
         family: A name of ``policies.registry``.
         args: All options; ``policies.train_args.recipe_args`` makes them from code.
         show: Draw progress bars on standard error.
+        lines: Write a line there for each row of the curve.
 
     Returns:
         The curve; empty after a dry run.
@@ -103,8 +123,14 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
     """
     check_names(args.track)
     check_training_device(args.device)
-    _check_folder(args)
+    if args.resume and args.overwrite:
+        raise PolicyError("--resume and --overwrite exclude each other; give one of them")
+    if not args.dry_run:
+        check_folder(args.out, in_use=args.resume or args.overwrite)
     accelerator = Accelerator(cpu=args.device == "cpu")
+    check_options(args.loop, accelerator.num_processes)
+    _check_augment(args.augment)
+    changed(args.deployment, {})  # checks it
     torch.set_num_threads(args.loop.threads)
     with accelerator.main_process_first():  # the first one fills the frame cache
         track = _bar("reading episodes", show and accelerator.is_main_process)
@@ -114,16 +140,20 @@ def train(family: str, args: TrainArgs[Any], show: bool = True) -> list[Metric]:
         return []
     if data.left_out:
         _say(data.left_out)
+    for warning in data.report.warnings if data.report else ():
+        _say(f"warning: {warning}")
     if args.encoder_weights is not None:
         args = replace(args, model=replace(args.model, norm="frozen_batch"))
     network = _network(family, args, data)
-    if args.overwrite and not args.resume and accelerator.is_main_process:
-        _clear(args.out)
+    if accelerator.is_main_process and not args.resume:
+        if args.overwrite:
+            clear_folder(args.out)
+        make_folder(args.out)
     accelerator.wait_for_everyone()
     state = RunState(args.out / STATE_FOLDER, identity_of(family, args, data))
     asked = threading.Event()
     with _stop_signals(asked):
-        metrics = _fit(network, family, args, data, state, show, asked)
+        metrics = _fit(network, family, args, data, state, show, lines, asked)
     if accelerator.is_main_process:
         _finish(family, network, args, data, state, metrics, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -172,16 +202,25 @@ def _fit(
     data: TrainingData,
     state: RunState,
     show: bool,
+    lines: bool,
     asked: threading.Event,
 ) -> list[Metric]:
-    """The loop; its curve is written whatever ends it."""
+    """The loop; its curve is written whatever ends it.
+
+    A start that fails before anything was logged or saved leaves nothing in ``args.out``, so
+    that the corrected command is not refused.
+    """
     metrics = state.metrics() if args.resume else []
     after = state.last_step() or 0 if args.resume else 0
     trackers = Trackers(args.track, args.out, args.device, after)
+    began = time.monotonic()
+    useless = False
 
     def on_log(metric: Metric) -> None:
         metrics.append(metric)
         trackers.log(metric)
+        if lines:
+            tqdm.write(_line(metric, args.loop.steps, after, began), file=sys.stderr)
 
     try:
         return fit(
@@ -201,16 +240,20 @@ def _fit(
     except BadBatchError as error:
         place = args.out / BAD_BATCH
         if trackers.writes:
-            args.out.mkdir(parents=True, exist_ok=True)
             error.save(place)
         step = state.last_step()
         good = (
             "no state was saved before it" if step is None else f"the state of step {step} is kept"
         )
         raise PolicyError(f"{error}; the batch is in {place}, {good}") from error
+    except BaseException:
+        useless = not metrics and not args.resume and state.last_step() is None
+        raise
     finally:
         trackers.close()
-        if trackers.writes:
+        if trackers.writes and useless:
+            undo_folder(args.out)
+        elif trackers.writes:
             _write_curve(args.out, metrics, f"{family}, {', '.join(data.contract.tasks)}")
 
 
@@ -221,7 +264,17 @@ def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
         PolicyError: options that do not go together, or unusable pretrained weights.
     """
     torch.manual_seed(args.loop.seed)
-    network = load_family(family)(shapes_of(data.contract), args.model)
+    kind = load_family(family)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element")  # refused below
+            network = kind(shapes_of(data.contract), args.model)
+        _try(network, data, args.augment)
+    except PolicyError:
+        raise
+    except UNBUILT as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PolicyError(f"{family} with these options cannot be built: {first}") from error
     if network.bounded and args.rows.normalise == "standard":
         raise PolicyError(
             f"{family} needs actions in [-1, 1], where --normalise standard does not put them; "
@@ -232,29 +285,38 @@ def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
     return network
 
 
-def _check_folder(args: TrainArgs[Any]) -> None:
-    if args.resume and args.overwrite:
-        raise PolicyError("--resume and --overwrite exclude each other; give one of them")
-    if args.resume or args.overwrite or args.dry_run or not args.out.exists():
-        return
-    if not args.out.is_dir() or any(args.out.iterdir()):
-        raise PolicyError(
-            f"{args.out} is not empty; name another folder with --out, replace what training "
-            "left there with --overwrite, or go on with --resume"
-        )
+def _try(network: Family, data: TrainingData, augment: AugmentOptions) -> None:
+    """Take one sample through the network: some options fail there only."""
+    empty = [name for name, value in network.named_parameters() if not value.numel()]
+    if empty:
+        raise ValueError(f"nothing is left of {empty[0]}, a width or a number of parts is 0")
+    network.eval()  # as it is deployed
+    prepare = Preprocessor(data.statistics, torch.device("cpu"), Augmenter(augment))
+    with torch.no_grad():
+        batch, _ = prepare.batch(data.train.windows(np.zeros(1, np.int64)))
+        network.loss(batch)
+        network.plan(batch.inputs)
 
 
-def _clear(out: Path) -> None:
-    """Delete what training leaves in a folder, and nothing else."""
-    for name in MADE_HERE:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
+def _check_augment(options: AugmentOptions) -> None:
+    for name, value in asdict(options).items():
+        if not 0 <= value < math.inf:
+            raise PolicyError(f"{name} is {value}; give 0 or more")
+
+
+def _line(metric: Metric, steps: int, after: int, began: float) -> str:
+    """A row of the curve for those who see no bar; ``after`` steps were done at ``began``."""
+    per_step_s = (time.monotonic() - began) / (metric.step - after)
+    held_back = metric.validation_loss
+    told = "" if held_back is None else f", held-back loss {held_back:.4f}"
+    left_min = per_step_s * (steps - metric.step) / 60
+    return (
+        f"step {metric.step} of {steps}: loss {metric.train_loss:.4f}{told}, "
+        f"{left_min:.1f} min left"
+    )
 
 
 def _write_curve(out: Path, metrics: Sequence[Metric], title: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     write_metrics(out / METRICS, metrics)
     try:
         draw_curve(out / CURVE, metrics, title)

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -29,6 +30,22 @@ C = TypeVar("C", bound=FamilyConfig)
 
 PARTS = ("model", "rows", "loop", "augment", "deployment")
 """Fields of ``TrainArgs`` whose own fields are options."""
+
+PLAIN = (
+    (
+        r"^Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)$",
+        r"\1 \2: not a whole number",
+    ),
+    (r"^Error parsing (--\S+): could not convert string to float: (.*)$", r"\1 \2: not a number"),
+    (r"^Error parsing (--\S+): .*\[(.*)\].*$", r"\1 \2: not of the kind that it takes"),
+    (r"^Missing value for argument '(--\S+)'. Expected 1 values.$", r"\1 needs a value"),
+    (r"^Missing value for argument '(--\S+)'. Expected (\d+) values.$", r"\1 needs \2 values"),
+    (
+        r"^invalid choice (.*) for argument '(--\S+)'. Expected one of \((.*)\).$",
+        r"\2 \1: not one of \3",
+    ),
+)
+"""tyro's complaints as patterns, and plainer words for them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,8 @@ class TrainArgs(Generic[C]):
     overwrite: bool = False
     """Replace the policy that the folder already holds."""
     resume: bool = False
-    """Go on with the run of this folder, exactly where its last save left it."""
+    """Go on with the run of this folder, exactly where its last save left it; repeat the same
+    options."""
     dry_run: bool = False
     """Say what would be trained on, and stop."""
 
@@ -86,6 +104,7 @@ def parse(family: str, argv: Sequence[str]) -> TrainArgs[Any]:
         PolicyError: an option that is missing, unknown or has a value of the wrong kind.
         SystemExit: after ``--help``.
     """
+    _check_required(family, argv)
     default = recipe_args(family, tyro.MISSING, tyro.MISSING)
     args = _parse(family, argv, default)
     if args.rows.chunk_rows != default.rows.chunk_rows:  # deployment's defaults depend on it
@@ -128,6 +147,21 @@ def _deployment(recipe: DeployOptions | None, chunk_rows: int) -> DeployOptions:
     return replace(recipe, replan_rows=min(recipe.replan_rows, chunk_rows))
 
 
+def _check_required(family: str, argv: Sequence[str]) -> None:
+    """Raises PolicyError when --data or --out is missing, or --data is there twice."""
+    given = [word.partition("=")[0] for word in argv]
+    if {"-h", "--help"} & set(given):
+        return
+    if given.count("--data") > 1:
+        raise PolicyError("--data is given more than once; name all folders after one: --data A B")
+    for name, what in (("--data", "the folder of the episodes"), ("--out", "a new folder")):
+        if name not in given:
+            raise PolicyError(
+                f"tandem train {family} needs {name}; add {name} DIR, {what}; "
+                f"see tandem train {family} --help"
+            )
+
+
 def _parse(family: str, argv: Sequence[str], default: TrainArgs[Any]) -> TrainArgs[Any]:
     config_type: Any = load_family(family).config_type
     complaint = io.StringIO()
@@ -138,7 +172,6 @@ def _parse(family: str, argv: Sequence[str], default: TrainArgs[Any]) -> TrainAr
                 prog=f"tandem train {family}",
                 args=list(argv),
                 default=default,
-                config=(tyro.conf.FlagCreatePairsOff,),
                 return_unknown_args=True,
             )
     except SystemExit as stop:
@@ -158,7 +191,10 @@ def _sentence(family: str, box: str) -> str:
     first = [line for line in lines[1:] if line]
     if "" in lines[1:]:
         first = [line for line in lines[1 : lines.index("", 1)] if line]
-    return f"{' '.join(first)}; see tandem train {family} --help"
+    text = " ".join(first)
+    for pattern, words in PLAIN:
+        text = re.sub(pattern, words, text)
+    return f"{text.rstrip('.')}; see tandem train {family} --help"
 
 
 def _first_line(family: str) -> str:

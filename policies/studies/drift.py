@@ -34,7 +34,7 @@ from tqdm import tqdm
 from policies.loop import LoopOptions
 from policies.studies.pictures import DriftCurve, DriftRuns, draw_drift
 from policies.studies.toy import Decide, Head, in_processes, learn, play, write_report
-from teleop.errors import UnknownNameError
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 
 # -- the world: states (x, y, heading) in m and rad; an action is a turn, rad per row ---------
@@ -88,7 +88,9 @@ class Args:
     steps: int = 1000
     """Optimiser steps of each training."""
     batch_size: int = 64
+    """Samples of one optimiser step."""
     seed: int = 0
+    """Of demonstrations, trainings and runs."""
     jobs: int = 2
     """Trainings at the same time, each on one core."""
 
@@ -146,8 +148,10 @@ def study(args: Args) -> list[Result]:
 
     Raises:
         UnknownNameError: no such learner.
+        PolicyError: nothing to compare, or a number below 1.
         MissingExtraError: matplotlib is not installed.
     """
+    _check(args)
     for name in args.learners:
         if name not in LEARNERS:
             raise UnknownNameError("learner", name, LEARNERS)
@@ -329,6 +333,17 @@ def road_edges() -> tuple[FloatArray, FloatArray]:
     ray = np.column_stack([np.cos(phi), np.sin(phi)])
     middle = road(phi)[:, None]
     return (middle - HALF_WIDTH) * ray, (middle + HALF_WIDTH) * ray
+
+
+def _check(args: Args) -> None:
+    """Raises PolicyError for sizes that leave nothing to measure."""
+    for name in ("demonstrations", "seeds", "rollouts", "steps", "batch_size", "jobs"):
+        if getattr(args, name) < 1:
+            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1")
+    if args.seed < 0:
+        raise PolicyError(f"--seed is {args.seed}; give 0 or more")
+    if not args.learners:
+        raise PolicyError("--learners names nothing to compare; leave it out for the usual ones")
 
 
 def _halves(states: FloatArray) -> FloatArray:

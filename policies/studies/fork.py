@@ -33,7 +33,7 @@ from policies.loop import LoopOptions
 from policies.statistics import wilson
 from policies.studies.pictures import ForkPanel, draw_fork
 from policies.studies.toy import Head, in_processes, learn, play, write_report
-from teleop.errors import UnknownNameError
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 
 Flags = NDArray[np.bool_]
@@ -93,12 +93,15 @@ class Args:
     heads: tuple[str, ...] = tuple(name for name in HEADS if name not in SLOW)
     """What to compare; ``ibc`` can be added."""
     demonstrations: int = 200
+    """Runs of the demonstrator to learn from."""
     rollouts: int = 200
     """Runs per head, from the same starts for all."""
     steps: int = 800
     """Optimiser steps of each head."""
     batch_size: int = 64
+    """Samples of one optimiser step."""
     seed: int = 0
+    """Of demonstrations, trainings and runs."""
     jobs: int = 2
     """Heads that are trained at the same time, each on one core."""
 
@@ -158,8 +161,10 @@ def study(args: Args) -> list[Result]:
 
     Raises:
         UnknownNameError: no such head.
+        PolicyError: nothing to compare, or a number below 1.
         MissingExtraError: matplotlib is not installed.
     """
+    _check(args)
     for name in args.heads:
         if name not in HEADS:
             raise UnknownNameError("head", name, HEADS)
@@ -278,6 +283,17 @@ def table(results: Sequence[Result]) -> str:
             f"{r.touched} | {r.train_cpu_s:.0f} |"
         )
     return "\n".join(lines)
+
+
+def _check(args: Args) -> None:
+    """Raises PolicyError for sizes that leave nothing to measure."""
+    for name in ("demonstrations", "rollouts", "steps", "batch_size", "jobs"):
+        if getattr(args, name) < 1:
+            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1")
+    if args.seed < 0:
+        raise PolicyError(f"--seed is {args.seed}; give 0 or more")
+    if not args.heads:
+        raise PolicyError("--heads names nothing to compare; leave it out for the usual ones")
 
 
 def _distance(positions: FloatArray, point: FloatArray) -> FloatArray:

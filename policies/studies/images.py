@@ -83,8 +83,9 @@ class ImagesArgs:
     device: str = "cuda"
     """Where policies are trained and asked."""
     tasks: tuple[str, ...] = TASKS
+    """Tasks of the rig to compare them on, one after the other."""
     only: tuple[str, ...] = ()
-    """Policies to train and try; all when not given."""
+    """Policies to train and try, out of act, diffusion and flow; all when not given."""
     seeds: tuple[int, ...] = (0,)
     """Of training."""
     episodes: int = 200

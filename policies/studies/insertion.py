@@ -61,7 +61,8 @@ class InsertionArgs:
     data: Path | None = None
     """Folder of demonstrations; recorded when not given."""
     only: tuple[str, ...] = ()
-    """Policies to train and try; all when not given."""
+    """Policies to train and try, out of bc-1, bc-100, "bc-100 open loop", "bc-100 newest", gmm,
+    act, diffusion and flow; all when not given."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training."""
     episodes: int = 200

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -217,6 +218,72 @@ def test_a_dry_run_tells_and_writes_nothing(
     assert main(["bc", "--data", str(episodes), "--out", str(out), "--dry-run"]) == 0
     assert "cam_high" in capsys.readouterr().out
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hidden": -3}, "bc with these options cannot be built: "),
+        ({"dropout": 2.0}, "bc with these options cannot be built: dropout"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"shift_px": -1}, "shift_px is -1"),
+    ],
+)
+def test_a_refused_start_leaves_nothing(
+    episodes: Path, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    """So that the corrected command is not told that the folder is in use."""
+    out = tmp_path / "run"
+    with pytest.raises(PolicyError, match=words):
+        train("bc", args_for(episodes, out, **options), show=False)
+    assert not out.exists()
+
+
+class Unready(BcNet):
+    """A network that fails at its first training step."""
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.training:
+            raise RuntimeError("out of memory")
+        return super().loss(batch)
+
+
+def test_a_training_that_fails_at_once_leaves_only_what_was_there(
+    episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After files had been begun."""
+    monkeypatch.setattr("policies.train.load_family", lambda name: Unready)
+    args = replace(args_for(episodes, tmp_path / "run"), overwrite=True)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train("bc", args, show=False)
+    assert not args.out.exists()
+    args.out.mkdir()
+    (args.out / "notes.txt").write_text("mine")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train("bc", args, show=False)
+    assert [path.name for path in args.out.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_way_is_named(episodes: Path, tmp_path: Path) -> None:
+    """Itself, or above the folder."""
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "deep" / "run"):
+        with pytest.raises(PolicyError, match=f"--out {out}: {file} is a file"):
+            train("bc", args_for(episodes, out), show=False)
+
+
+def test_without_a_screen_each_row_of_the_curve_is_a_line(episodes: Path, tmp_path: Path) -> None:
+    """With what is left; and a run that is finished says so when resumed."""
+    call = command(args_for(episodes, tmp_path / "run", steps=8))
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert len(lines) == 2
+    assert re.match(r"step 4 of 8: loss [\d.]+, held-back loss [\d.]+, [\d.]+ min left", lines[0])
+    assert "warning: a chunk of 5 rows lasts 0.10 s" in done.stdout
+    call.append("--resume")
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "already finished after 8 steps" in done.stdout
 
 
 def test_trackers_that_are_not_there_are_named_before_training(

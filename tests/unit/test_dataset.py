@@ -1,5 +1,6 @@
 """Training data from real episode files."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,4 +373,15 @@ def test_the_report_tells_shapes_units_rates_and_what_rests(folder: Path) -> Non
     assert "opening" in lines["left_follower/gripper"]
     assert lines["left_follower/elbow"].endswith("constant")
     assert not lines["left_follower/waist"].endswith("constant")
+    assert "  0.000  constant" in lines["left_follower/elbow"]
     assert data.statistics.action.std[1] == STD_FLOOR
+
+
+def test_an_episode_and_its_copy_are_refused_with_both_names(folder: Path, tmp_path: Path) -> None:
+    """Else training would see what is held back; so would it by a folder named twice."""
+    copy = tmp_path / "episode_000099.hdf5"
+    shutil.copy2(folder / "episode_000002.hdf5", copy)
+    with pytest.raises(PolicyError, match=r"_000099\.hdf5 and .*_000002\.hdf5 are the same"):
+        load([folder, tmp_path], STATE_ONLY, seed=0)
+    with pytest.raises(PolicyError, match="name each folder once"):
+        load([folder, f"{folder}=2"], STATE_ONLY, seed=0)

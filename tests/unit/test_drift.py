@@ -7,7 +7,7 @@ import pytest
 
 from policies.studies import drift
 from policies.studies.toy import play
-from teleop.errors import UnknownNameError
+from teleop.errors import PolicyError, UnknownNameError
 
 RNG_SEED = 3
 
@@ -83,3 +83,10 @@ def test_an_unknown_learner_is_named() -> None:
     """The message lists what there is."""
     with pytest.raises(UnknownNameError, match="bd"):
         drift.study(drift.Args(learners=("bd",)))
+
+
+@pytest.mark.parametrize("name", ["demonstrations", "rollouts", "batch_size"])
+def test_sizes_below_one_are_refused(name: str) -> None:
+    """In one sentence with the option."""
+    with pytest.raises(PolicyError, match=f"--{name.replace('_', '-')} is 0; at least 1"):
+        drift.study(drift.Args(**{name: 0}))

@@ -9,7 +9,7 @@ import pytest
 from policies.studies import fork
 from policies.studies.fork import Args, Result, Runs
 from policies.studies.toy import Head
-from teleop.errors import UnknownNameError
+from teleop.errors import PolicyError, UnknownNameError
 
 QUICK = Args(rollouts=40, steps=500, batch_size=32)
 NARROW = {"hidden": 256}
@@ -86,3 +86,10 @@ def test_the_table_has_sides_and_intervals() -> None:
     text = fork.table([Result("a", 200, 190, 10, 95, 1.0, 1.0), Result("b", 200, 0, 200, 0, 1, 1)])
     assert "| a | 190/200 | 91.0% to 97.3% | 50 : 50 | 10 | 1 |" in text
     assert "| b | 0/200 | 0.0% to 1.9% | none |" in text
+
+
+@pytest.mark.parametrize("name", ["demonstrations", "rollouts", "batch_size"])
+def test_sizes_below_one_are_refused(name: str) -> None:
+    """In one sentence with the option."""
+    with pytest.raises(PolicyError, match=f"--{name.replace('_', '-')} is 0; at least 1"):
+        fork.study(Args(**{name: 0}))

@@ -1,5 +1,6 @@
 """The training loop: what a run promises, on a made-up task without files."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,9 +268,14 @@ def test_the_schedules_begin_low_peak_and_end_low() -> None:
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 4, "accumulate": 5}, r"batch_size 4 cannot be shared .* multiple of 5"),
         ({"threads": 0}, "threads is 0"),
+        ({"learning_rate": -1.0}, r"learning_rate is -1.0; give 0 or more"),
+        ({"weight_decay": math.nan}, "weight_decay is nan"),
+        ({"betas": (0.9, 1.0)}, "betas are .0.9, 1.0.; give two numbers"),
+        ({"ema_max": 1.5}, "ema_max is 1.5; give 0 to 1"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_options_that_cannot_be_met_are_refused(changes: dict[str, int], words: str) -> None:
+def test_options_that_cannot_be_met_are_refused(changes: dict[str, object], words: str) -> None:
     """In one sentence with the option's name."""
     with pytest.raises(PolicyError, match=words):
         run(replace(QUICK, **changes))

@@ -59,7 +59,15 @@ def test_nothing_left_names_the_options_that_refused(folder: Path) -> None:
     """Here an operator who is not there."""
     with pytest.raises(PolicyError, match="no episode to learn from among 4") as caught:
         select([Folder(folder)], Choice(operators=("eve",)))
-    assert "--outcomes success failure and no --operators would admit them" in str(caught.value)
+    words = "give --outcomes success failure and leave --operators out to admit them"
+    assert words in str(caught.value)
+
+
+def test_an_operator_who_was_not_recorded_is_told_so(tmp_path: Path) -> None:
+    """Not by an empty name."""
+    write_episode(tmp_path, 0, 4)
+    with pytest.raises(PolicyError, match="1 operator not recorded; leave --operators out to"):
+        select([Folder(tmp_path)], Choice(operators=("eve",)))
 
 
 def test_several_folders_keep_their_weights(folder: Path, tmp_path: Path) -> None:

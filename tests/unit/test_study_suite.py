@@ -105,3 +105,13 @@ def test_other_demonstrations_or_another_rig_are_other_settings(tmp_path: Path) 
     assert other_rig.settings("a", 0) != study.settings("a", 0)
     write_episode(study.demo_folder, 0)
     assert replace(study).train_settings("a", 0) != study.train_settings("a", 0)
+
+
+@pytest.mark.parametrize("study", [insertion, images], ids=["insertion", "images"])
+def test_the_help_names_every_plan(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are what --only takes."""
+    with pytest.raises(SystemExit):
+        study.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in study.PLANS:
+        assert name in shown

@@ -1,5 +1,6 @@
 """The options of ``tandem train``: recipes, flat names, and complaints in one sentence."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -52,8 +53,13 @@ def test_deployment_fits_the_chunk_unless_told_otherwise() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--out", "run"], "Missing .*--data.*see tandem train bc --help"),
-        ([*WHERE, "--steps", "many"], "--steps: invalid literal .*see tandem train bc --help"),
+        (["--out", "run"], "needs --data; add --data DIR.*see tandem train bc --help"),
+        (["--data", "a"], "needs --out; add --out DIR.*see tandem train bc --help"),
+        (["--data", "a", *WHERE], "--data is given more than once"),
+        ([*WHERE, "--steps", "many"], "^--steps 'many': not a whole number; see tandem train bc"),
+        ([*WHERE, "--clip-norm", "x"], "^--clip-norm 'x': not a number; see tandem train bc"),
+        ([*WHERE, "--rate-hz", "x"], "^--rate-hz 'x': not of the kind that it takes; see"),
+        ([*WHERE, "--betas", "1"], "^--betas needs 2 values; see tandem train bc --help"),
         ([*WHERE, "--schedule", "cosin"], "--schedule.*see tandem train bc --help"),
         ([*WHERE, "--learning-rte", "1"], "'--learning-rte'; did you mean --learning-rate"),
     ],
@@ -93,3 +99,18 @@ def test_help_of_a_family_shows_its_recipe(capsys: pytest.CaptureFixture[str]) -
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "tandem train bc" in shown
     assert "--learning-rate FLOAT Its peak. (default: 0.0015)" in shown
+    assert "--ema, --no-ema Deploy a moving average" in shown
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_option_has_help(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence before its default."""
+    with pytest.raises(SystemExit):
+        parse(family, ["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for option in option_names(recipe_args(family, ("a",), Path("b"))):
+        flag = f"--{option.replace('_', '-')}"
+        told = re.split(rf" {flag}(?:, --no-{option.replace('_', '-')})? ", shown)[-1]
+        words = re.split(r"\((?:default|required)", told)[0].split()
+        told = [word for word in words if re.search("[a-z]", word) and not set("{}[]") & set(word)]
+        assert told, option
