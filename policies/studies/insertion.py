@@ -43,10 +43,10 @@ PLANS: dict[str, Plan] = {
         "bc", {}, {"chunk_mode": "newest", "replan_rows": 100}, trained_as=REFERENCE
     ),
     "bc-100 newest": Plan("bc", {}, {"chunk_mode": "newest"}, trained_as=REFERENCE),
-    "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "batch_size": 64, "steps": 4_000}),
-    "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 8_000}),
-    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 5_000}),
-    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 5_000}),
+    "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "batch_size": 64, "steps": 2_400}),
+    "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 3_000}),
+    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 2_400}),
+    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 2_400}),
 }
 """By name. The first number is the chunk's length in rows of 20 ms."""
 
