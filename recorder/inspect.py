@@ -94,7 +94,10 @@ def _tracking(episode: Episode) -> Iterator[str]:
         if len(first):
             age = (applied.stamp_ns[first] - origin[first]) / NS_PER_MS
             p50, p99 = (_percentile(age, percent) for percent in (50, 99))
-            read = "observation" if topics.POLICY_CHUNK in episode.streams else "leader read"
+            acted = topics.POLICY_CHUNK in episode.streams and len(
+                episode.stream(topics.POLICY_CHUNK)
+            )
+            read = "observation" if acted else "leader read"
             yield f"latency   {arm}, {read} to command written: p50 {p50} ms, p99 {p99} ms"
 
 
