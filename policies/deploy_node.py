@@ -13,6 +13,7 @@ recorded commands tell from which chunk and observation they came (``policies.pr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class DeployNode(Commander):
         """``ready`` only once the policy plans and the arms stand where it learned to begin."""
         said = super().health(now_ns)
         if said.state != "ready":
-            return said
+            return replace(said, values={**self._latencies.values(), **said.values})
         if self._planned_ns is None or now_ns - self._planned_ns > self._plans_stale_ns:
             parts = [self._policy_trouble(now_ns), self._refusal]
             why = "; ".join(part for part in parts if part)
