@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from teleop.rig import DynamixelArm, DynamixelArmModel
+    from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
 
 
 @dataclass(frozen=True, slots=True)

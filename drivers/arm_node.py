@@ -11,6 +11,8 @@ the node reads and writes at its own ticks.
 Modes (``ArmApplied.mode`` and the health's state):
 
 - ``limp``: torque off; a leader is guided by hand, a follower rests (``drivers.arm_torque``);
+- ``guide``: an arm that does the task itself is guided by hand; its gripper is commanded;
+- ``observe``: an arm that is only read;
 - ``hold``: nobody commands, or only the gripper is let go;
 - ``ramp``: a new commander's pose is approached at a capped speed;
 - ``follow``: commands are followed within the limits;
@@ -27,7 +29,8 @@ import numpy as np
 
 from drivers.arm_faults import ArmFaults
 from drivers.arm_pace import Pace
-from drivers.arm_torque import GRIPPER_FREE, HELD, OFF, ArmTorque
+from drivers.arm_torque import GRIPPER_FREE, HELD, JOINTS_FREE, OFF, ArmTorque
+from drivers.arm_voice import ArmVoice
 from drivers.base import Arm, ArmReading
 from drivers.command_gate import CommandGate
 from drivers.registry import open_arm
@@ -36,13 +39,13 @@ from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.limits import JointLimiter, Limited, Setpoint, limits_of
 from teleop.messages import (
+    GUIDE,
     LIMP,
     POSITION,
-    ArmApplied,
     ArmCommand,
     StopState,
 )
-from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Received, Sequencer
+from teleop.node import Inputs, NodeContext, NodeHealth, NodePlan, Outputs, Received
 from teleop.rig import Rig
 from teleop.topics import Queue
 
@@ -73,9 +76,9 @@ class ArmNode:
     def __init__(self, name: str, rig: Rig, arm: Arm, clock: Clock) -> None:
         self.name = name
         self._arm = arm
-        self._clock = clock
         self._safety = rig.safety
-        self._leads = rig.arms[name].role == "leader"
+        self._leads = name in rig.limp_arms
+        self._watches = rig.arms[name].role == "observer"
         model = rig.arm_model(name)
         limits = limits_of(model, rig.safety)
         self._limiter = JointLimiter(limits)
@@ -86,15 +89,14 @@ class ArmNode:
             rig.safety.engage_max_rad,
         )
         self._faults = ArmFaults(rig.safety)
-        self._seq = Sequencer()
+        self._voice = ArmVoice(name, arm, clock)
         self._period_ns = ns_from_s(1 / rig.rates.arm_hz)
         self._poll_every = max(1, round(rig.rates.arm_hz / HEALTH_POLL_HZ))
-        self._state, self._command = topics.arm_state(name), topics.arm_command(name)
-        self._applied = topics.arm_applied(name)
+        self._command = topics.arm_command(name)
         self.plan = NodePlan(
             period_ns=self._period_ns,
             subscriptions={self._command: Queue.LATEST, topics.SESSION_STOP: Queue.LATEST},
-            publications=(self._state, self._applied),
+            publications=self._voice.publications,
             wake="tick" if self._leads else "input",
         )
         self.mode = "hold"
@@ -141,7 +143,7 @@ class ArmNode:
         if self._ticks % self._poll_every == 0:
             self._poll()  # Before the reading, which would grow old meanwhile.
         if (reading := self._read()) is not None:
-            outputs.append((self._state, reading.as_state(self._seq.next(self._state))))
+            outputs += self._voice.reading(reading)
             if self._doubtful:
                 self._poll()
         if self._mend and reading is not None:
@@ -287,13 +289,14 @@ class ArmNode:
     def _obey(self) -> None:
         command = self._gate.command
         if command is None:
-            self.mode = "limp" if self._torque.wanted == OFF else "hold"
+            free = {OFF: "limp", JOINTS_FREE: "guide"}
+            self.mode = "observe" if self._watches else free.get(self._torque.wanted, "hold")
         elif command.mode == POSITION:
             self._torque.wanted = HELD
             self.mode = "ramp" if self._ramping else "follow"
         else:
-            self._torque.wanted = OFF if command.mode == LIMP else GRIPPER_FREE
-            self.mode = "limp" if command.mode == LIMP else "hold"
+            wanted = {LIMP: (OFF, "limp"), GUIDE: (JOINTS_FREE, "guide")}
+            self._torque.wanted, self.mode = wanted.get(command.mode, (GRIPPER_FREE, "hold"))
 
     # -- writing ----------------------------------------------------------------------
 
@@ -313,8 +316,10 @@ class ArmNode:
 
     def _move(self, now_ns: int, reading: ArmReading | None) -> Outputs:
         """Write the next setpoint and tell it; nothing when the arm is limp or did not take it."""
-        if not self._torque_is_set(now_ns, reading) or self._torque.wanted == OFF:
+        if self._watches or not self._torque_is_set(now_ns, reading) or self._torque.wanted == OFF:
             return []
+        if self._torque.wanted == JOINTS_FREE:
+            return self._move_gripper(reading)
         if self._restart and reading is not None:
             self._put_setpoint(reading)
             self._restart = False
@@ -331,17 +336,23 @@ class ArmNode:
         for flag in setpoint.limited:
             self._limited_ticks[flag] += 1
         gripper = reading.gripper if free and reading is not None else setpoint.gripper
-        applied = ArmApplied(
-            stamp_ns=self._clock.now_ns(),
-            seq=self._seq.next(self._applied),
-            position_rad=setpoint.position_rad,
-            gripper=np.nan if gripper is None else gripper,
-            command_seq=-1 if command is None else command.seq,
-            origin_ns=0 if command is None else command.origin_ns,
-            mode=self.mode,
-            limited=int(setpoint.limited),
+        return self._voice.applied(
+            setpoint.position_rad, gripper, command, self.mode, setpoint.limited
         )
-        return [(self._applied, applied)]
+
+    def _move_gripper(self, reading: ArmReading | None) -> Outputs:
+        """Of an arm guided by hand the gripper alone is commanded."""
+        command = self._gate.command
+        if reading is None or command is None:
+            return []
+        self._put_setpoint(reading)  # Where it begins when it is to hold again.
+        opening = min(max(command.gripper, 0.0), 1.0)
+        try:
+            self._arm.write(reading.position_rad, opening)
+        except DeviceError as error:
+            self._failed(error)
+            return []
+        return self._voice.applied(reading.position_rad, opening, command, self.mode, Limited.NONE)
 
     def _put_setpoint(self, reading: ArmReading) -> None:
         """Begin anew, at rest, where the arm was measured."""

@@ -19,6 +19,7 @@ Switches = tuple[bool, bool]
 HELD: Switches = (True, True)
 OFF: Switches = (False, False)
 GRIPPER_FREE: Switches = (True, False)
+JOINTS_FREE: Switches = (False, True)
 
 
 class ArmTorque:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from teleop.messages import ArmState, FloatArray, Frame
 
@@ -17,7 +17,7 @@ class ArmReading:
     position_rad: FloatArray
     velocity_rad_s: FloatArray
     effort: FloatArray
-    """Motor current, A; NaN where the servo has no sensor."""
+    """Motor current in A, or joint torque in N m; NaN where there is no sensor."""
     gripper: float | None
     gripper_velocity: float | None
     gripper_effort: float | None
@@ -71,7 +71,10 @@ class Arm(Protocol):
         """
 
     def write(self, position_rad: FloatArray, gripper: float | None) -> None:
-        """Set the goal of every joint, rad, and the gripper's opening (None: leave it)."""
+        """Set the goal of every joint, rad, and the gripper's opening (None: leave it).
+
+        Joints without torque take no goal.
+        """
 
     def set_torque(self, joints: bool, gripper: bool) -> None:
         """Switch torque; switching on holds the present position first."""
@@ -103,6 +106,92 @@ class Arm(Protocol):
 
     def close(self) -> None:
         """Leave the arm holding, disarm its watchdog, release the port. Never raises."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TraceSample:
+    """One sample of an arm's own control loop; see ``ArmTrace``."""
+
+    stamp_ns: int
+    robot_ms: int
+    position_rad: FloatArray
+    velocity_rad_s: FloatArray
+    torque_nm: FloatArray
+    external_torque_nm: FloatArray
+
+
+@runtime_checkable
+class TracingArm(Protocol):
+    """An arm that also tells every sample of its own control loop."""
+
+    def trace(self) -> Sequence[TraceSample]:
+        """All samples since the last call, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandReading:
+    """A tracked controller or hand; frame and ranges as in ``PoseInput``."""
+
+    stamp_ns: int
+    position_m: FloatArray
+    quaternion_wxyz: FloatArray
+    tracked: bool
+    trigger: float
+    squeeze: float
+    stick: FloatArray
+    buttons: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PuckReading:
+    """A rate device; axes as in ``TwistInput``."""
+
+    stamp_ns: int
+    linear: FloatArray
+    angular: FloatArray
+    buttons: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ButtonReading:
+    """Buttons alone."""
+
+    stamp_ns: int
+    buttons: frozenset[str]
+
+
+InputReading = HandReading | PuckReading | ButtonReading
+
+
+class InputDevice(Protocol):
+    """One or several inputs of the rig, read without waiting."""
+
+    def connect(self) -> None:
+        """Open the device.
+
+        Raises:
+            DeviceError: naming the device, what was seen and what to do.
+        """
+
+    def take(self, now_ns: int) -> Mapping[str, Sequence[InputReading]]:
+        """All readings since the last call by input name, oldest first.
+
+        Raises:
+            DeviceLostError: the device is gone; the node goes on asking, and the device looks
+                for it again at a bounded rate.
+        """
+
+    def cue(self, name: str, state: str, pulse: float) -> None:
+        """Show a state (``InputCue``), give a haptic pulse, as far as it can. Never raises."""
+
+    def show(self, camera: str, frame: Frame) -> None:
+        """A camera's newest picture, for devices with a display. Never raises."""
+
+    def health(self) -> DeviceHealth:
+        """How it is doing."""
+
+    def close(self) -> None:
+        """Release the device. Never raises."""
 
 
 class CameraDevice(Protocol):

@@ -17,7 +17,7 @@ from teleop.clock import ns_from_s
 from teleop.commander import ENGAGE_REFUSED
 from teleop.errors import SafetyError
 from teleop.limits import check_command
-from teleop.messages import LIMP, LIMP_GRIPPER, POSITION, ArmCommand, FloatArray
+from teleop.messages import GUIDE, LIMP, LIMP_GRIPPER, POSITION, ArmCommand, FloatArray
 
 REST_TOLERANCE_RAD = 0.15
 """How far from its sleep pose a follower's joint may be when its torque goes. These arms have no
@@ -52,7 +52,7 @@ class CommandGate:
     Args:
         joint_names: The arm's joints.
         rest_rad: The only pose in which the arm may let go, shape (J,): a follower's sleep
-            pose. None for a leader, whom a person holds: it may go limp anywhere.
+            pose. None for an arm that a person holds: it may go limp anywhere.
         stale_ns: How long a command lives after it arrived.
         engage_max_rad: How far a first command may be from the measured pose.
     """
@@ -72,7 +72,7 @@ class CommandGate:
         """Whether the holder's pose has been compared with the arm's and accepted."""
         self.counts = GateCounts()
         self._joint_names = tuple(joint_names)
-        self._modes = (POSITION, LIMP) if rest_rad is not None else (POSITION, LIMP, LIMP_GRIPPER)
+        self._modes = (POSITION, LIMP, *((LIMP_GRIPPER, GUIDE) if rest_rad is None else ()))
         self._rest_rad = rest_rad
         self._let_go = False  # Limp by the holder's command; it may sag then and stay so.
         self._stale_ns = stale_ns

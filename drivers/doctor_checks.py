@@ -30,7 +30,8 @@ from teleop.addresses import topics_of
 from teleop.bus import Bus
 from teleop.clock import NS_PER_S, Clock, MonotonicClock
 from teleop.errors import BusError, DeviceError, TandemError
-from teleop.rig import DynamixelArm, Rig
+from teleop.rig import Rig
+from teleop.rig_dynamixel import DynamixelArm
 
 Status = Literal["ok", "warn", "fail"]
 

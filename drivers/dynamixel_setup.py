@@ -13,8 +13,8 @@ from drivers import dynamixel_table as table
 from drivers.dynamixel_bus import DynamixelBus, Servo
 from drivers.dynamixel_table import ServoModel
 from drivers.dynamixel_units import tick_range
-from teleop import rig
 from teleop.errors import DeviceError
+from teleop.rig_dynamixel import DynamixelArmModel, ServoGripper
 
 SHADOW_TOLERANCE_TICKS = 4
 """Two servos on one joint may differ by this much (0.35 degrees) before they strain each other."""
@@ -25,7 +25,7 @@ OPERATING_MODES = {
 }
 
 
-def servos_of(model: rig.DynamixelArmModel) -> list[Servo]:
+def servos_of(model: DynamixelArmModel) -> list[Servo]:
     """All servos of an arm, shadows behind the servo they mirror, the gripper last."""
     servos = []
     for joint in model.joints:
@@ -39,7 +39,7 @@ def servos_of(model: rig.DynamixelArmModel) -> list[Servo]:
 
 def configure_eeprom(
     bus: DynamixelBus,
-    model: rig.DynamixelArmModel,
+    model: DynamixelArmModel,
     gripper_range_rad: tuple[float, float],
     models: Mapping[int, ServoModel],
 ) -> None:
@@ -67,7 +67,7 @@ def configure_eeprom(
 
 
 def configure_ram(
-    bus: DynamixelBus, model: rig.DynamixelArmModel, models: Mapping[int, ServoModel], servo_id: int
+    bus: DynamixelBus, model: DynamixelArmModel, models: Mapping[int, ServoModel], servo_id: int
 ) -> None:
     """Gains, profile and current limit of one joint's servo, which a reboot resets.
 
@@ -143,7 +143,7 @@ def _widen_limits(bus: DynamixelBus, servo_id: int, min_rad: float, max_rad: flo
         bus.configure(servo_id, table.MAX_POSITION, high)
 
 
-def _gripper_mode(bus: DynamixelBus, gripper: rig.ServoGripper, model: ServoModel) -> int:
+def _gripper_mode(bus: DynamixelBus, gripper: ServoGripper, model: ServoModel) -> int:
     mode = OPERATING_MODES[gripper.operating_mode]
     if mode == table.MODE_CURRENT_BASED_POSITION and model.current_unit_a is None:
         raise DeviceError(

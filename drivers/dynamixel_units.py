@@ -10,9 +10,9 @@ from drivers import dynamixel_table as table
 from drivers.base import ArmReading
 from drivers.dynamixel_codec import RecordArray
 from drivers.dynamixel_table import ServoModel
-from teleop import rig
 from teleop.errors import SafetyError
 from teleop.messages import FloatArray
+from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
 
 MOTION = (table.PRESENT_CURRENT, table.PRESENT_VELOCITY, table.PRESENT_POSITION)
 """One block of 10 bytes, 126 ... 135."""
@@ -27,7 +27,7 @@ class ArmUnits:
         model: The description of its kind.
     """
 
-    def __init__(self, name: str, arm: rig.DynamixelArm, model: rig.DynamixelArmModel) -> None:
+    def __init__(self, name: str, arm: DynamixelArm, model: DynamixelArmModel) -> None:
         self._name = name
         self._count = len(model.joints)
         self._scale = gripper_scale(arm, model)

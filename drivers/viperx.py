@@ -23,10 +23,11 @@ from drivers.dynamixel_health import HealthPoll
 from drivers.dynamixel_port import ServoPort
 from drivers.dynamixel_table import Register
 from drivers.dynamixel_units import MOTION, ArmUnits
-from teleop import rig
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import FloatArray
+from teleop.rig_dynamixel import DynamixelArm as ArmConfig
+from teleop.rig_dynamixel import DynamixelArmModel
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class DynamixelArm:
     def __init__(
         self,
         name: str,
-        arm: rig.DynamixelArm,
-        model: rig.DynamixelArmModel,
+        arm: ArmConfig,
+        model: DynamixelArmModel,
         open_port: Callable[[], ServoPort],
         watchdog_s: float,
         sysfs: Path = Path("/sys"),

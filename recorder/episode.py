@@ -159,7 +159,7 @@ class Episode:
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Followers, in the order of the columns."""
+        """The acting arms, in the order of the columns."""
         return tuple(dict.fromkeys(name.split("/")[0] for name in self.joint_names))
 
     @property

@@ -353,7 +353,7 @@ class RecorderNode:
 def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
     """What is recorded for a task, and what of it is required.
 
-    Required are the state of every arm, what followers were let do, and the task's cameras.
+    Required are the state of every arm, what the acting arms were let do, and the task's cameras.
     The recorder's own health is left out: it tells of the disk, not of the episode. What
     leaders are let do has no rate: guided by hand they are commanded nothing.
     """
@@ -361,7 +361,7 @@ def plan_streams(rig: Rig, task: str) -> tuple[StreamPlan, ...]:
     idle = {"recorder", *(() if chosen is None else set(rig.cameras) - set(chosen))}
     required = {
         *(topics.arm_state(arm) for arm in rig.arms),
-        *(topics.arm_applied(arm) for arm in rig.followers),
+        *(topics.arm_applied(arm) for arm in rig.acting),
         *(topics.camera_frame(camera) for camera in rig.cameras),
     }
     unpaced = {topics.arm_applied(arm) for arm in rig.leaders}

@@ -105,7 +105,7 @@ def trajectories_of(episode: Episode, rig: Rig) -> dict[str, Trajectory]:
     """
     if set(episode.arms) != set(rig.followers):
         raise EpisodeError(
-            f"{episode.path}: recorded with followers {', '.join(episode.arms) or 'none'}, "
+            f"{episode.path}: recorded with the arms {', '.join(episode.arms) or 'none'}, "
             f"the rig has {', '.join(sorted(rig.followers)) or 'none'}"
         )
     return {arm: _trajectory(episode, rig, arm) for arm in sorted(rig.followers)}

@@ -55,10 +55,8 @@ def joint_names(rig: Rig, arm: str) -> tuple[str, ...]:
 
 
 def column_names(rig: Rig) -> tuple[str, ...]:
-    """Names of the columns of qpos and action: followers in order of name."""
-    return tuple(
-        f"{arm}/{joint}" for arm in sorted(rig.followers) for joint in joint_names(rig, arm)
-    )
+    """Names of the columns of qpos and action: the acting arms in order of name."""
+    return tuple(f"{arm}/{joint}" for arm in sorted(rig.acting) for joint in joint_names(rig, arm))
 
 
 def write_rows(
@@ -72,7 +70,7 @@ def write_rows(
 
     Args:
         file: Being written; the streams are in it.
-        rig: Whose followers give the columns.
+        rig: Whose acting arms give the columns.
         streams: By path.
         span_ns: Start and stop of the episode.
         complaints: Found before, part of the verdict.
@@ -110,7 +108,7 @@ def _write_observations(
 ) -> None:
     group = file.create_group(schema.OBSERVATIONS)
     names = list(column_names(rig))
-    arms = sorted(rig.followers)
+    arms = sorted(rig.acting)
 
     def side_by_side(topic: Any, joints: str, gripper: str) -> FloatArray:
         parts = [
@@ -119,10 +117,16 @@ def _write_observations(
         ]
         return np.concatenate(parts, axis=1) if parts else np.zeros((row_count, 0))
 
+    position = side_by_side(topics.arm_state, *_OBSERVED["qpos"][:2])
     for name, (joints, gripper, units) in _OBSERVED.items():
         values = side_by_side(topics.arm_state, joints, gripper)
         _name_columns(write(group, name, values, units), names)
     action = side_by_side(topics.arm_applied, "position_rad", "gripper")
+    for column, name in enumerate(names):
+        arm, joint = name.split("/")
+        if arm in rig.guided and joint != "gripper":
+            # Nobody commanded it: what it did next is what it was to do.
+            action[:-1, column] = position[1:, column]
     _name_columns(write(file, schema.ACTION, action, _OBSERVED["qpos"][2]), names)
     images = group.create_group("images")
     for path, stream in streams.items():
@@ -209,7 +213,7 @@ def _facts(
         position_rad[arm] = _arm_rows(rig, arm, streams, alignments, source, len(rows_ns))[
             :, :joints
         ]
-    for arm in sorted(rig.followers):
+    for arm in sorted(rig.acting):
         limited[arm] = _limited_rows(rig, arm, streams, alignments, len(rows_ns))
     return EpisodeFacts(
         recording=rig.recording,

@@ -67,7 +67,7 @@ UNITLESS = "1"
 TEXT = "text"
 
 _UNITS = {
-    "effort": "A",
+    "effort": "A; N m of a Franka",
     "gripper_effort": "A",
     "gripper": "1 (0 closed, 1 open)",
     "gripper_velocity": "1/s",
@@ -76,7 +76,14 @@ _UNITS = {
     "quaternion_wxyz": UNITLESS,
     "values": "JSON, unit in each name",
 }
-_SUFFIX_UNITS = (("_ns", "ns"), ("_rad_s", "rad/s"), ("_rad", "rad"), ("_m", "m"))
+_SUFFIX_UNITS = (
+    ("_ns", "ns"),
+    ("_ms", "ms"),
+    ("_nm", "N m"),
+    ("_rad_s", "rad/s"),
+    ("_rad", "rad"),
+    ("_m", "m"),
+)
 
 _NOT_COLUMNS = ("stamp_ns", "seq", "data")
 

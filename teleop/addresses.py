@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from teleop import topics
 from teleop.errors import BusError, UnknownNameError
+from teleop.rig_inputs import nodes_of
 
 if TYPE_CHECKING:
-    from teleop.rig import Rig
+    from teleop.rig import Arm, Rig
 
+TRACE_HZ = 1000.0
+"""Control rate of a Franka, fixed by its maker."""
 FIXED_NODES = ("commander", "policy", "recorder", "emulator", "session")
 """Nodes that are not devices: who moves the arms, who plans for them, who writes, the emulated
 rig, the operator."""
@@ -34,29 +37,46 @@ def topics_of(rig: Rig) -> tuple[str, ...]:
         for arm in sorted(rig.arms)
         for topic in (topics.arm_state, topics.arm_command, topics.arm_applied, topics.node_health)
     )
+    traces = (topics.arm_trace(arm) for arm, config in sorted(rig.arms.items()) if traced(config))
+    inputs = (topic for name in sorted(rig.inputs) for topic in input_topics(rig, name))
+    input_nodes = (topics.node_health(node) for node in nodes_of(rig.inputs))
     cameras = (
         topic(camera)
         for camera in sorted(rig.cameras)
         for topic in (topics.camera_frame, topics.node_health)
     )
-    return (*fixed, *arms, *cameras)
+    return (*fixed, *arms, *cameras, *traces, *inputs, *input_nodes)
+
+
+def traced(arm: Arm) -> bool:
+    """Whether an arm tells every sample of its own control loop."""
+    return arm.driver == "franka"
+
+
+def input_topics(rig: Rig, name: str) -> tuple[str, ...]:
+    """What is said by and to an input device."""
+    motion = {"spacemouse": (topics.input_twist,), "franka_desk": ()}
+    kinds = motion.get(rig.inputs[name].driver, (topics.input_pose,))
+    return tuple(topic(name) for topic in (*kinds, topics.input_action, topics.input_cue))
 
 
 def nominal_rate_hz(rig: Rig, topic: str) -> float | None:
-    """How often the topic should speak; None for events."""
+    """How often the topic should speak; None for events and for devices that speak when moved."""
     match topics.row_of(topic).rate:
         case "arm":
             return rig.rates.arm_hz
         case "camera":
             return rig.cameras[topic.split("/")[1]].fps
+        case "trace":
+            return TRACE_HZ
+        case "input" | "event":
+            return None
         case "health":
             return rig.rates.health_hz
         case "phase":
             return rig.rates.phase_hz
         case "task":
             return rig.rates.task_hz
-        case "event":
-            return None
 
 
 def address_of(rig: Rig, topic: str) -> str:

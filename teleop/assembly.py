@@ -10,6 +10,7 @@ from typing import Any, Literal
 from teleop.errors import RigError, UnknownNameError
 from teleop.processes import NodeSpec
 from teleop.rig import Rig
+from teleop.rig_inputs import nodes_of
 from teleop.session_plan import AutoStop, SessionPlan
 
 JobKind = Literal["teleop", "record", "replay", "deploy", "rest"]
@@ -61,23 +62,26 @@ class Job:
 def rig_for(rig: Rig, job: Job) -> Rig:
     """The part of the rig that the job uses.
 
-    Replay and deployment run without leaders. Cameras are those of the task; a rest has neither.
+    Replay and deployment run without leaders and inputs, and move the arms that were guided by
+    hand. Cameras are those of the task; a rest has neither.
 
     Raises:
         UnknownNameError: no such task or camera.
         RigError: the rig lacks what the job needs.
     """
     tasks, wanted = _task_and_cameras(rig, job)
-    if not rig.followers:
-        raise RigError(rig.name, ["arms: there is no follower to move"])
-    if job.kind in ("teleop", "record") and not rig.leaders:
-        raise RigError(rig.name, ["arms: there is no leader to teleoperate with"])
+    if not rig.acting:
+        raise RigError(rig.name, ["arms: there is no follower, and none guided by hand"])
+    if job.kind in ("teleop", "record") and not rig.limp_arms and not rig.inputs:
+        raise RigError(rig.name, ["there is no leader arm and no input to teleoperate with"])
     parts: dict[str, Any] = {
         "cameras": {n: c for n, c in rig.cameras.items() if wanted is None or n in wanted},
         "tasks": tasks,
     }
     if job.kind in ("replay", "deploy"):
-        parts["arms"] = {n: a.model_dump() | {"leader": None} for n, a in rig.followers.items()}
+        alone = {"role": "follower", "leader": None, "input": None}
+        parts["arms"] = {n: a.model_dump() | alone for n, a in rig.acting.items()}
+        parts["inputs"] = {}
     endpoints = rig.network.endpoints
     if endpoints:
         kept = {n: e for n, e in endpoints.items() if _survives(n, parts, rig)}
@@ -102,7 +106,11 @@ def _task_and_cameras(rig: Rig, job: Job) -> tuple[dict[str, Any], tuple[str, ..
 
 def _survives(topic: str, parts: Mapping[str, Any], rig: Rig) -> bool:
     kind, name = topic.split("/")[:2]
-    devices = {"arm": parts.get("arms", rig.arms), "camera": parts["cameras"]}
+    devices = {
+        "arm": parts.get("arms", rig.arms),
+        "camera": parts["cameras"],
+        "input": parts.get("inputs", rig.inputs),
+    }
     return kind not in devices or name in devices[kind]
 
 
@@ -120,7 +128,9 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
         specs.append(NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options))
     arm = "drivers.arm_node:build"
     specs += [NodeSpec(name, "drivers.camera_node:build", "input") for name in sorted(rig.cameras)]
-    specs += [NodeSpec(name, arm, "arm") for name in sorted(rig.leaders)]
+    specs += [NodeSpec(node, "drivers.input_node:build", "input") for node in nodes_of(rig.inputs)]
+    moved_first = sorted(set(rig.arms) - set(rig.followers))
+    specs += [NodeSpec(name, arm, "arm") for name in moved_first]
     options = commander_options(job)
     if job.kind == "deploy" and not has_remote_policy(job):
         specs.append(policy_spec(job))
@@ -142,9 +152,7 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
 
 def commander_options(job: Job) -> dict[str, Any]:
     """What the commander, and a policy's node beside it, are told of the job."""
-    # Other noise in every scene, the same each time: a policy that samples acts reproducibly.
-    noise_seed = 1_000_000 * job.seed + 1000 * job.first_episode
-    return {"lease": job.lease, "task": job.task, "noise_seed": noise_seed, **job.options}
+    return {"lease": job.lease, "task": job.task, **job.options}
 
 
 def has_remote_policy(job: Job) -> bool:
@@ -155,7 +163,9 @@ def has_remote_policy(job: Job) -> bool:
 def policy_spec(job: Job) -> NodeSpec:
     """The node that runs a deployment's policy, here or alone on another machine."""
     factory = "policies.policy_node:build"
-    return NodeSpec("policy", factory, "input", commander_options(job), POLICY_START_S)
+    # Other noise in every scene, the same each time: a policy that samples acts reproducibly.
+    noise = {"noise_seed": 1_000_000 * job.seed + 1000 * job.first_episode}
+    return NodeSpec("policy", factory, "input", noise | commander_options(job), POLICY_START_S)
 
 
 def session_plan_of(rig: Rig, job: Job, specs: list[NodeSpec], attended: bool) -> SessionPlan:
@@ -172,7 +182,8 @@ def session_plan_of(rig: Rig, job: Job, specs: list[NodeSpec], attended: bool) -
         stop_when.add("operator" if job.kind in ("teleop", "record") else "success")
     start: Literal["gripper", "key", "auto"] = "auto"
     if job.kind in ("teleop", "record"):
-        start = rig.operator.start
+        by_hand = rig.operator.start if rig.leaders else "key"
+        start = by_hand if rig.leaders or attended else "auto"
     elif attended and job.kind != "rest":
         start = "key"
     longest_s = REST_S if job.kind == "rest" else rig.tasks[job.task].max_seconds

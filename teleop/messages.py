@@ -25,6 +25,8 @@ LIMP = "limp"
 """Command mode, leaders only: torque off, the arm is guided by hand."""
 LIMP_GRIPPER = "limp_gripper"
 """Command mode, leaders only: hold the joints, gripper torque off."""
+GUIDE = "guide"
+"""Command mode, arms guided by hand only: joints free, the gripper as commanded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +41,8 @@ class ArmState:
     velocity_rad_s: FloatArray | None
     """Shape (J,)."""
     effort: FloatArray | None
-    """Shape (J,). Motor current in ampere on Dynamixel arms; NaN where a servo has no sensor."""
+    """Shape (J,). Motor current in ampere on Dynamixel arms, joint torque in N m on a Franka; NaN
+    where there is no sensor."""
     gripper: float | None
     """Opening, 0 closed ... 1 open; outside [0, 1] when the calibration does not fit."""
     gripper_velocity: float | None
@@ -92,7 +95,10 @@ class ArmApplied:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseInput:
-    """A tracked controller or hand, in the input device's world frame."""
+    """A tracked controller or hand, in the device's own room frame.
+
+    The frame is OpenXR's: x right, y up, z backwards (towards the operator).
+    """
 
     KIND: ClassVar[int] = 4
     stamp_ns: int
@@ -102,15 +108,20 @@ class PoseInput:
     quaternion_wxyz: FloatArray
     """Shape (4,), unit norm."""
     tracked: bool
+    """False: the pose is the last one known, or a guess; not to be followed."""
     trigger: float
     """0 released ... 1 pulled."""
+    squeeze: float
+    """0 released ... 1 gripped."""
+    stick: FloatArray
+    """Shape (2,): right and forward, each in [-1, 1]."""
     buttons: int
-    """Bit mask."""
+    """Bit mask, see ``teleop.rig_inputs.BUTTONS``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwistInput:
-    """A 6-D rate device such as a SpaceMouse, in its own frame, each axis in [-1, 1]."""
+    """A 6-D rate device such as a SpaceMouse: x forward, y left, z up, each axis in [-1, 1]."""
 
     KIND: ClassVar[int] = 5
     stamp_ns: int
@@ -120,7 +131,7 @@ class TwistInput:
     angular: FloatArray
     """Shape (3,)."""
     buttons: int
-    """Bit mask."""
+    """Bit mask, see ``teleop.rig_inputs.BUTTONS``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,6 +241,49 @@ class Health:
     """Counters and measurements by name, unit in the name."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorAction:
+    """A button of an input device, by its meaning."""
+
+    KIND: ClassVar[int] = 13
+    stamp_ns: int
+    seq: int
+    action: str
+    """See ``teleop.rig_inputs.Meaning``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InputCue:
+    """What a device should let its operator see or feel."""
+
+    KIND: ClassVar[int] = 14
+    stamp_ns: int
+    seq: int
+    state: str
+    """``idle``, ``engaged``, ``limited``, ``lost`` or ``stopped``."""
+    pulse: float
+    """Strength of one haptic pulse, 0 (none) ... 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmTrace:
+    """One sample of an arm's own control loop, none of which may be missing."""
+
+    KIND: ClassVar[int] = 15
+    stamp_ns: int
+    seq: int
+    robot_ms: int
+    """The robot's own clock."""
+    position_rad: FloatArray
+    """Shape (J,)."""
+    velocity_rad_s: FloatArray
+    """Shape (J,)."""
+    torque_nm: FloatArray
+    """Shape (J,), measured."""
+    external_torque_nm: FloatArray
+    """Shape (J,), as the robot estimates it."""
+
+
 Message = (
     ArmState
     | ArmCommand
@@ -243,6 +297,9 @@ Message = (
     | StopState
     | TaskState
     | Health
+    | OperatorAction
+    | InputCue
+    | ArmTrace
 )
 
 MESSAGE_TYPES: tuple[type[Message], ...] = (
@@ -258,4 +315,7 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     StopState,
     TaskState,
     Health,
+    OperatorAction,
+    InputCue,
+    ArmTrace,
 )

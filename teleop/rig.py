@@ -12,110 +12,30 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Discriminator, Field, Tag
 
-Vector = tuple[float, ...]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-ServoId = Annotated[int, Field(ge=0, le=252)]
-Angle = Annotated[float, Field(ge=-2 * math.pi, le=2 * math.pi)]
-"""Joint or servo angle, rad: one turn each way. Servos of these arms do a single turn, so more
-is degrees, or a slip of the decimal point."""
-ServoSpeed = Annotated[float, Field(gt=0, le=10.0)]
-"""rad/s. The fastest servo of these arms turns 4.8 without load (XM430-W350, 46 rpm; XM540-W270:
-30 rpm, 3.14; ROBOTIS e-manual), here doubled: above that a limit limits nothing."""
-ServoAcceleration = Annotated[float, Field(gt=0, le=200.0)]
-"""rad/s^2. From rest to the fastest servo's speed in 24 ms; above that a limit limits nothing."""
-ApproachSpeed = Annotated[float, Field(gt=0, le=3.14)]
-"""rad/s, of moves that nobody steers by hand: at most the slowest servo's full speed."""
+from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
+from teleop.rig_franka import FrankaArm, FrankaArmModel
+from teleop.rig_inputs import Input, WebXrServer
+from teleop.rig_interbotix import InterbotixArm
+from teleop.rig_parts import ApproachSpeed, Model, Name, Positive
 
 
-class Model(BaseModel):
-    """Base of all parts: frozen, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ServoJoint(Model):
-    """One joint moved by one servo, or by two that share the load."""
-
-    name: Name
-    id: ServoId
-    servo: str
-    """Servo model, for example ``XM540-W270``; checked by ping at start."""
-    min_rad: Angle
-    max_rad: Angle
-    reverse: bool = False
-    """Drive mode bit 0 of the servo with ``id``."""
-    shadow_id: ServoId | None = None
-    """A second servo on the same joint, mirroring the first by its Secondary ID."""
-    shadow_reverse: bool = False
-    position_p: int | None = Field(default=None, ge=0, le=16383)
-    """Position gain register 84; None keeps the servo's factory gain."""
-    position_d: int | None = Field(default=None, ge=0, le=16383)
-    max_velocity_rad_s: ServoSpeed | None = None
-    """Overrides the model-wide limit."""
-    max_acceleration_rad_s2: ServoAcceleration | None = None
+def _driver_of(part: Any) -> Any:
+    """What tells kinds of arms apart; Dynamixel arms may leave it out."""
+    return part.get("driver", "dynamixel") if isinstance(part, dict) else part.driver
 
 
-class ServoGripper(Model):
-    """The gripper servo and what its angles mean."""
-
-    id: ServoId
-    servo: str
-    closed_rad: Angle
-    open_rad: Angle
-    reverse: bool = False
-    operating_mode: Literal["position", "current_based_position"] = "position"
-    current_limit_a: Positive | None = None
-    """Goal current in current-based position mode: the most the fingers may press with."""
-    max_velocity_1_s: Positive = 4.0
-    """Limit of the opening's rate of change, full strokes per second."""
-    horn_radius_m: Positive | None = None
-    """Crank geometry of the Interbotix fingers, used for finger distance in metres."""
-    arm_length_m: Positive | None = None
-
-
-class DynamixelArmModel(Model):
-    """A kind of arm: servos, limits, poses. Each number's source stands in the file."""
-
-    driver: Literal["dynamixel"] = "dynamixel"
-    joints: tuple[ServoJoint, ...] = Field(min_length=1)
-    gripper: ServoGripper | None = None
-    max_velocity_rad_s: ServoSpeed
-    max_acceleration_rad_s2: ServoAcceleration
-    profile_velocity_rad_s: float = Field(default=0.0, ge=0)
-    """Servo motion profile, register 112; 0 is unlimited (our limits shape the motion)."""
-    profile_acceleration_rad_s2: float = Field(default=0.0, ge=0)
-    start_rad: Vector
-    sleep_rad: Vector
-
-
-class DynamixelArm(Model):
-    """One arm on one serial bus."""
-
-    driver: Literal["dynamixel"] = "dynamixel"
-    role: Literal["leader", "follower"]
-    model: Name
-    """A key of ``arm_models``."""
-    port: str
-    baud: int = 1_000_000
-    leader: Name | None = None
-    """For a follower: the leader arm it mirrors in teleoperation."""
-    gripper_closed_rad: Angle | None = None
-    """This arm's own gripper calibration, before the model's."""
-    gripper_open_rad: Angle | None = None
-    read_timeout_s: Positive = 0.008
-    """Time beyond the wire time that a group read may take before it counts as failed."""
-    read_retries: int = Field(default=1, ge=0, le=5)
-    fast_sync_read: bool = False
-    """Use fast sync read (servo firmware 45 or newer on every servo of the arm)."""
-    usb_latency_timer_ms: int = Field(default=1, ge=1, le=16)
-    """Required FTDI latency timer; a larger one is refused at start."""
-
-
-ArmModel = DynamixelArmModel
-Arm = DynamixelArm
+ArmModel = Annotated[
+    Annotated[DynamixelArmModel, Tag("dynamixel")] | Annotated[FrankaArmModel, Tag("franka")],
+    Discriminator(_driver_of),
+]
+Arm = Annotated[
+    Annotated[DynamixelArm, Tag("dynamixel")]
+    | Annotated[FrankaArm, Tag("franka")]
+    | Annotated[InterbotixArm, Tag("interbotix")],
+    Discriminator(_driver_of),
+]
 
 
 class OpenCvCamera(Model):
@@ -260,6 +180,8 @@ class Rig(Model):
     name: Name
     arm_models: dict[Name, ArmModel] = Field(default_factory=dict)
     arms: dict[Name, Arm] = Field(default_factory=dict)
+    inputs: dict[Name, Input] = Field(default_factory=dict)
+    webxr: WebXrServer = WebXrServer()
     cameras: dict[Name, Camera] = Field(default_factory=dict)
     tasks: dict[Name, Task] = Field(default_factory=dict)
     rates: Rates = Rates()
@@ -276,11 +198,31 @@ class Rig(Model):
 
     @property
     def followers(self) -> dict[str, Arm]:
-        return {name: arm for name, arm in self.arms.items() if arm.role == "follower"}
+        """Arms that are moved."""
+        return self._with_role("follower")
 
     @property
     def leaders(self) -> dict[str, Arm]:
-        return {name: arm for name, arm in self.arms.items() if arm.role == "leader"}
+        """Arms that people move, for followers to mirror."""
+        return self._with_role("leader")
+
+    @property
+    def guided(self) -> dict[str, Arm]:
+        """Arms that people move and that do the task themselves."""
+        return self._with_role("kinesthetic")
+
+    @property
+    def limp_arms(self) -> dict[str, Arm]:
+        """Arms that are let go for a person to move."""
+        return self._with_role("leader", "kinesthetic")
+
+    @property
+    def acting(self) -> dict[str, Arm]:
+        """Arms whose motion is what an episode teaches: followers, and arms guided by hand."""
+        return self._with_role("follower", "kinesthetic")
+
+    def _with_role(self, *roles: str) -> dict[str, Arm]:
+        return {name: arm for name, arm in self.arms.items() if arm.role in roles}
 
     def replaced(self, **parts: Any) -> Rig:
         """A copy with some top-level parts replaced, each validated by itself."""

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from teleop.addresses import topics_of
+from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
+from teleop.rig_franka import FrankaArm
+from teleop.rig_input_checks import input_faults
 
 if TYPE_CHECKING:
     from teleop.rig import Arm, ArmModel, Rig
 
 T = TypeVar("T")
 
+MODEL_DRIVER = {"dynamixel": "dynamixel", "interbotix": "dynamixel", "franka": "franka"}
+"""What kind of arm model each arm driver takes: an Interbotix stack drives the same servos."""
 SUPPORTED_BAUD = (57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000)
 """Baud rates of register 8 that termios has names for."""
 
@@ -25,6 +30,7 @@ def faults_of(rig: Rig) -> list[str]:
     for name, arm in rig.arms.items():
         faults += _arm_faults(rig, name, arm)
     faults += _pairing_faults(rig)
+    faults += input_faults(rig)
     faults += _device_address_faults(rig)
     faults += _task_faults(rig)
     faults += _operator_faults(rig)
@@ -51,6 +57,11 @@ def _model_faults(path: str, model: ArmModel) -> Iterator[str]:
                 )
     names = [joint.name for joint in model.joints]
     yield from (f"{path}.joints: name {n!r} used twice" for n in _repeated(names))
+    if isinstance(model, DynamixelArmModel):
+        yield from _servo_faults(path, model)
+
+
+def _servo_faults(path: str, model: DynamixelArmModel) -> Iterator[str]:
     ids = [j.id for j in model.joints] + [
         j.shadow_id for j in model.joints if j.shadow_id is not None
     ]
@@ -66,9 +77,11 @@ def _arm_faults(rig: Rig, name: str, arm: Arm) -> Iterator[str]:
     if arm.model not in rig.arm_models:
         known = ", ".join(sorted(rig.arm_models)) or "none"
         yield f"{path}.model: no arm model {arm.model!r}; known: {known}"
-    elif rig.arm_models[arm.model].driver != arm.driver:
+    elif rig.arm_models[arm.model].driver != MODEL_DRIVER[arm.driver]:
         yield f"{path}.driver: {arm.driver!r} but model {arm.model!r} is for another driver"
-    if arm.baud not in SUPPORTED_BAUD:
+    if isinstance(arm, FrankaArm):
+        return
+    if isinstance(arm, DynamixelArm) and arm.baud not in SUPPORTED_BAUD:
         yield f"{path}.baud: {arm.baud} is not one of {', '.join(map(str, SUPPORTED_BAUD))}"
     if arm.gripper_closed_rad is not None and arm.gripper_closed_rad == arm.gripper_open_rad:
         yield f"{path}: gripper_closed_rad and gripper_open_rad are equal"
@@ -77,9 +90,9 @@ def _arm_faults(rig: Rig, name: str, arm: Arm) -> Iterator[str]:
 def _pairing_faults(rig: Rig) -> Iterator[str]:
     for name, arm in rig.arms.items():
         path = f"arms.{name}.leader"
-        if arm.role == "leader":
+        if arm.role != "follower":
             if arm.leader is not None:
-                yield f"{path}: {name} is itself a leader and cannot follow {arm.leader!r}"
+                yield f"{path}: {name} is a {arm.role} arm and cannot follow {arm.leader!r}"
             continue
         if arm.leader is None:
             continue
@@ -98,15 +111,15 @@ def _pairing_faults(rig: Rig) -> Iterator[str]:
 def _device_address_faults(rig: Rig) -> Iterator[str]:
     users: dict[str, list[str]] = defaultdict(list)
     for name, arm in rig.arms.items():
-        users[arm.port].append(f"arms.{name}.port")
+        users[arm.address].append(f"arms.{name}")
     for name, camera in rig.cameras.items():
         users[str(camera.source)].append(f"cameras.{name}.source")
     for address, paths in users.items():
         if len(paths) > 1:
             yield f"{' and '.join(paths)}: both use {address!r}"
     yield from (
-        f"arms.{n} and cameras.{n}: a name may be used once in the rig"
-        for n in rig.arms.keys() & rig.cameras.keys()
+        f"{n}: a name may be used once among arms, cameras and inputs"
+        for n in _repeated([*rig.arms, *rig.cameras, *rig.inputs])
     )
 
 

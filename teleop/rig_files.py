@@ -17,6 +17,10 @@ DEFAULT_RIG = "hardware.yaml"
 MAX_EXTENDS = 5
 
 
+TAGGED = ("arm_models", "arms", "inputs")
+"""Parts of a rig whose entries are of several kinds, told apart by their driver."""
+
+
 def load_rig(path: Path | str) -> Rig:
     """Read and validate a rig file.
 
@@ -99,7 +103,10 @@ def _expand_motor_configs(tree: dict[str, Any], folder: Path) -> list[str]:
 def _readable(error: ValidationError) -> list[str]:
     faults: list[str] = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or "(top)"
+        loc = list(item["loc"])
+        if loc and loc[0] in TAGGED and len(loc) > 2:
+            del loc[2]  # The driver, by which pydantic has chosen the kind.
+        path = ".".join(str(part) for part in loc) or "(top)"
         if item["type"] == "extra_forbidden":
             faults.append(f"{path}: unknown key")
         elif item["type"] == "missing":

@@ -69,6 +69,7 @@ class SessionNode:
             period_ns=ns_from_s(PERIOD_S),
             subscriptions={
                 **{topics.arm_state(arm): Queue.LATEST for arm in rig.leaders},
+                **{topics.input_action(name): Queue.ALL for name in rig.inputs},
                 **{topics.node_health(node): Queue.LATEST for node in plan.must_live},
                 topics.RECORDER_EVENT: Queue.ALL,
                 topics.TASK_STATE: Queue.LATEST,
@@ -151,6 +152,9 @@ class SessionNode:
             health = inputs.latest(topics.node_health(node), m.Health)
             if health is not None:
                 self._health[node] = health
+        for name in self._rig.inputs:
+            for asked in inputs.all(topics.input_action(name), m.OperatorAction):
+                self._press(asked.action)
         task = inputs.latest(topics.TASK_STATE, m.TaskState)
         if task is not None:
             self._task = task
@@ -158,6 +162,13 @@ class SessionNode:
                 self._best_stage = max(self._best_stage, task.stage)
         for event in inputs.all(topics.RECORDER_EVENT, m.EpisodeEvent):
             self._on_recorder(event, now_ns)
+
+    def _press(self, meaning: str) -> None:
+        """A button of an input device; what is not for the session is for the commander."""
+        if meaning == "start_stop":
+            meaning = "stop" if self.phase == "running" else "start"
+        if meaning in (action.value for action in Action):
+            self._actions.append(Action(meaning))
 
     def _on_recorder(self, event: m.EpisodeEvent, now_ns: int) -> None:
         asked = self._recorder.hear(event)

@@ -24,7 +24,7 @@ class Queue(Enum):
     """Every message in order; losses show as gaps of ``seq``."""
 
 
-RateSource = Literal["arm", "camera", "health", "phase", "task", "event"]
+RateSource = Literal["arm", "camera", "input", "trace", "health", "phase", "task", "event"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,11 @@ TABLE: tuple[Topic, ...] = (
     Topic("arm/{name}/state", m.ArmState, "arm", Queue.LATEST, recorded=True),
     Topic("arm/{name}/command", m.ArmCommand, "arm", Queue.LATEST, recorded=True),
     Topic("arm/{name}/applied", m.ArmApplied, "arm", Queue.LATEST, recorded=True),
+    Topic("arm/{name}/trace", m.ArmTrace, "trace", Queue.ALL, recorded=True),
+    Topic("input/{name}/pose", m.PoseInput, "input", Queue.LATEST, recorded=True),
+    Topic("input/{name}/twist", m.TwistInput, "input", Queue.LATEST, recorded=True),
+    Topic("input/{name}/action", m.OperatorAction, "event", Queue.ALL, recorded=True),
+    Topic("input/{name}/cue", m.InputCue, "event", Queue.LATEST, recorded=False),
     Topic("camera/{name}/frame", m.Frame, "camera", Queue.LATEST, recorded=True),
     Topic("policy/chunk", m.ActionChunk, "event", Queue.ALL, recorded=True),
     Topic("session/event", m.EpisodeEvent, "event", Queue.ALL, recorded=True),
@@ -71,6 +76,26 @@ def arm_command(arm: str) -> str:
 
 def arm_applied(arm: str) -> str:
     return f"arm/{arm}/applied"
+
+
+def arm_trace(arm: str) -> str:
+    return f"arm/{arm}/trace"
+
+
+def input_pose(name: str) -> str:
+    return f"input/{name}/pose"
+
+
+def input_twist(name: str) -> str:
+    return f"input/{name}/twist"
+
+
+def input_action(name: str) -> str:
+    return f"input/{name}/action"
+
+
+def input_cue(name: str) -> str:
+    return f"input/{name}/cue"
 
 
 def camera_frame(camera: str) -> str:

@@ -41,6 +41,9 @@ class Servo:
         self.deaf_until_ns = 0
         self.goal_given = False
         """Whether a goal was written since power-up or the last mode change."""
+        self.mounted_rad = 0.0
+        """How its horn sits: the servo takes the joint to be turned by this much more than it is;
+        whole turns for a joint that was wound up. The truth that calibration is to find."""
 
     @property
     def servo_id(self) -> int:
@@ -89,7 +92,8 @@ class Servo:
 
     def _tick(self, angle_rad: float) -> int:
         offset: int = _LONG.unpack_from(self.registers.table, 20)[0]
-        return round(self.sign * angle_rad / dt.RAD_PER_TICK) + dt.TICK_ZERO + offset
+        seen_rad = angle_rad + self.mounted_rad
+        return round(self.sign * seen_rad / dt.RAD_PER_TICK) + dt.TICK_ZERO + offset
 
     def drive(self, power: float, bank: ServoBank) -> Drive:
         """How the axis is driven when this servo's registers decide."""
@@ -122,7 +126,8 @@ class Servo:
             bank.goal(axis, _FAR_RAD if velocity > 0 else -_FAR_RAD)
         elif table[11] in sr.POSITION_MODES and self.goal_given:
             ticks = _LONG.unpack_from(table, 116)[0] - _LONG.unpack_from(table, 20)[0]
-            bank.goal(axis, self.sign * (ticks - dt.TICK_ZERO) * dt.RAD_PER_TICK)
+            goal_rad = self.sign * (ticks - dt.TICK_ZERO) * dt.RAD_PER_TICK
+            bank.goal(axis, goal_rad - self.mounted_rad)
             if table[10] & sr.TIME_PROFILE:
                 self.send_profile(bank)
 
