@@ -96,7 +96,7 @@ class EmulatedArm:
         rig = rig.replaced(arms={ARM: rig.arms[ARM].model_dump()})
         self.plant = Plant([ARM], "free", 0)
         self.bank = ServoBank(axes_of(rig), self.plant.step_s)
-        self.chain = ServoChain(ARM, rig.arms[ARM], rig.arm_model(ARM), self.bank)
+        self.chain = ServoChain(ARM, rig.arm_model(ARM), self.bank)
         self.clock = VirtualClock()
         self.port = VirtualPort(self.chain, self.clock)
         self.port.openPort()

@@ -97,7 +97,7 @@ def emulated_rig(rig: Rig) -> Iterator[tuple[Rig, int]]:
 
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         emulated = process_rig(rig, Path(folder))
-        options = {"task": FREE.name, "hands": False}
+        options = {"task": FREE.name, "hands": False, "runtime_dir": folder}
         spec = NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options)
         with Supervisor(emulated, [spec], Path(folder)) as supervisor:
             yield emulated, supervisor.pid(spec.name)

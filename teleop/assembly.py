@@ -114,8 +114,14 @@ def _survives(topic: str, parts: Mapping[str, Any], rig: Rig) -> bool:
     return kind not in devices or name in devices[kind]
 
 
-def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
-    """All nodes of a job except the session, in the order of data flow."""
+def specs_of(rig: Rig, job: Job, run_dir: Path | None = None) -> list[NodeSpec]:
+    """All nodes of a job except the session, in the order of data flow.
+
+    Args:
+        rig: The part of the rig that the job uses.
+        job: What to do.
+        run_dir: Where emulated devices of the process runner are reached.
+    """
     specs = []
     if rig.backend != "hardware":
         options = {
@@ -124,6 +130,7 @@ def specs_of(rig: Rig, job: Job) -> list[NodeSpec]:
             "first_episode": job.first_episode,
             "operator_file": str(job.operator_file) if job.operator_file else None,
             "hands": job.kind in ("teleop", "record"),
+            "runtime_dir": str(run_dir),
         }
         specs.append(NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options))
     arm = "drivers.arm_node:build"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from teleop.rig_cartesian import CartesianSettings
 from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
 from teleop.rig_franka import FrankaArm, FrankaArmModel
 from teleop.rig_inputs import Input, WebXrServer
@@ -182,6 +183,7 @@ class Rig(Model):
     arms: dict[Name, Arm] = Field(default_factory=dict)
     inputs: dict[Name, Input] = Field(default_factory=dict)
     webxr: WebXrServer = WebXrServer()
+    cartesian: CartesianSettings = CartesianSettings()
     cameras: dict[Name, Camera] = Field(default_factory=dict)
     tasks: dict[Name, Task] = Field(default_factory=dict)
     rates: Rates = Rates()

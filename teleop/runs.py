@@ -161,7 +161,7 @@ def run_processes(
     with run_folder() as run_dir, ExitStack() as stack:
         if emulate:
             rig = emulated_processes(rig, job, run_dir)
-        specs = specs_of(rig, job)
+        specs = specs_of(rig, job, run_dir)
         attended = console.attended and not emulate
         session = SessionNode(rig, session_plan_of(rig, job, specs, attended))
         stack.enter_context(quit_on_signals(session))

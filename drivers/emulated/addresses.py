@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from teleop.addresses import free_base_port, topics_of
-from teleop.rig import Rig
+from teleop.errors import RigError
+from teleop.rig import Arm, Rig
+from teleop.rig_dynamixel import DynamixelArm
+from teleop.rig_inputs import FrankaPilot, Input, OpenVrInput, SpaceMouse
+from teleop.rig_interbotix import InterbotixArm
 
 VIRTUAL = "virtual:"
 """Address prefix of a device that lives in the lockstep world."""
@@ -18,18 +24,20 @@ def process_rig(rig: Rig, runtime_dir: Path) -> Rig:
         rig: As read from the file.
         runtime_dir: An existing folder that lives as long as the run; holds the port links.
     """
-    base = free_base_port(len(topics_of(rig)) + 1)
-    camera_port = base + len(topics_of(rig))
+    base = free_base_port(len(topics_of(rig)) + 3)
+    camera_port, page_port, master_port = (base + len(topics_of(rig)) + i for i in range(3))
+    arms = {
+        name: arm.model_dump() | arm_address(name, arm, runtime_dir, master_port)
+        for name, arm in rig.arms.items()
+    }
     return rig.replaced(
         backend="emulated",
-        arms={
-            name: arm.model_dump()
-            | {
-                "port": str(runtime_dir / f"ttyDXL_{name}"),
-                "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
-            }
-            for name, arm in rig.arms.items()
+        arms=arms,
+        inputs={
+            name: config.model_dump() | input_address(name, config, arms, runtime_dir)
+            for name, config in rig.inputs.items()
         },
+        webxr=rig.webxr.model_dump() | {"host": "127.0.0.1", "port": page_port},
         cameras={
             name: camera.model_dump()
             | {"source": f"http://127.0.0.1:{camera_port}/{name}.mjpg"}
@@ -47,8 +55,73 @@ UNSUPPORTED_BY_A_URL = {"exposure": None, "focus": None, "white_balance_k": None
 """Camera controls that exist on a V4L2 device and not behind a URL."""
 
 
+DESK_PORT = 8443
+"""Of an emulated Franka's Desk, at the arm's own loopback address; 443 is not for everybody."""
+DESK_USER, DESK_PASSWORD = "operator", "emulated"
+
+
+def servo_port(arm: str, runtime_dir: Path) -> Path:
+    """The pseudo-terminal of an emulated arm's servo bus."""
+    return runtime_dir / f"ttyDXL_{arm}"
+
+
+def arm_address(name: str, arm: Arm, runtime_dir: Path, master_port: int) -> dict[str, Any]:
+    """What of an arm's description changes when it is emulated."""
+    if isinstance(arm, DynamixelArm):
+        return {
+            "port": str(servo_port(name, runtime_dir)),
+            "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
+        }
+    if isinstance(arm, InterbotixArm):
+        return {"ros": 1, "master": f"http://127.0.0.1:{master_port}"}
+    from drivers.emulated.franka_server import free_franka_host
+
+    return {"address": free_franka_host()}
+
+
+def input_address(
+    name: str, config: Input, arms: Mapping[str, Mapping[str, Any]], runtime_dir: Path
+) -> dict[str, Any]:
+    """What of an input's description changes when it is emulated.
+
+    Args:
+        name: The input.
+        config: Its description.
+        arms: The arms at their emulated addresses.
+        runtime_dir: The folder of the run.
+    """
+    if isinstance(config, SpaceMouse):
+        from drivers.emulated import hid_mouse
+
+        return dict(hid_mouse.emulated_fields(name, runtime_dir))
+    if isinstance(config, OpenVrInput):
+        from drivers.emulated import vr_runtime
+
+        return dict(vr_runtime.emulated_fields(runtime_dir))
+    if isinstance(config, FrankaPilot):
+        password = runtime_dir / f"{name}.password"
+        password.write_text(DESK_PASSWORD)
+        password.chmod(0o600)
+        return {
+            "address": f"{arms[config.arm]['address']}:{DESK_PORT}",
+            "username": DESK_USER,
+            "password_file": str(password),
+        }
+    return {}
+
+
 def lockstep_rig(rig: Rig) -> Rig:
-    """The rig with every device inside the lockstep world."""
+    """The rig with every device inside the lockstep world.
+
+    Raises:
+        RigError: a device of it exists in real time only.
+    """
+    live = [f"arms.{name} ({a.driver})" for name, a in rig.arms.items() if a.driver != "dynamixel"]
+    live += [f"inputs.{name} ({config.driver})" for name, config in rig.inputs.items()]
+    if live:
+        raise RigError(
+            rig.name, [f"{', '.join(live)}: emulated in real time only; run with --emulate alone"]
+        )
     return rig.replaced(
         backend="lockstep",
         arms={

@@ -7,6 +7,8 @@ of their own.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from drivers.emulated.live_devices import LiveDevices
 from drivers.emulated.rendering import choose_backend
 from drivers.emulated.world import EmulatedWorld, build_world
@@ -94,4 +96,5 @@ def build(name: str, context: NodeContext) -> EmulatorNode:
         assert isinstance(context.world, EmulatedWorld)
         return EmulatorNode(context.world, None, first_episode)
     world = build_world(context.rig, context.clock, context.options)
-    return EmulatorNode(world, LiveDevices(world), first_episode)
+    folder = Path(str(context.options["runtime_dir"]))
+    return EmulatorNode(world, LiveDevices(world, folder), first_episode)

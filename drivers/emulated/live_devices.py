@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from drivers.emulated.addresses import servo_port
 from drivers.emulated.camera_process import CameraJob, CameraProcess
+from drivers.emulated.live_inputs import LiveInputs
 from drivers.emulated.pty_bus import PtyBus
 from drivers.emulated.world import EmulatedWorld
 from teleop.clock import MonotonicClock, Ticker, ns_from_s
@@ -20,21 +22,27 @@ SNAPSHOT_HZ = 120.0
 class LiveDevices:
     """The world's servo buses on pseudo-terminals, and its cameras in a process of their own.
 
+    Args:
+        world: The world served.
+        folder: Of the run, where ports and the like are made.
+
     Raises:
-        DeviceError: a port cannot be made, or the camera process does not start.
+        DeviceError: a port cannot be made, or something that is emulated does not start.
     """
 
-    def __init__(self, world: EmulatedWorld) -> None:
+    def __init__(self, world: EmulatedWorld, folder: Path) -> None:
         self._world = world
         now_ns = MonotonicClock().now_ns()
         self._snapshot_ticker = Ticker(ns_from_s(1 / SNAPSHOT_HZ), now_ns)
         self.buses: dict[str, PtyBus] = {}
         self.cameras: CameraProcess | None = None
+        self.inputs: LiveInputs | None = None
         try:
             for name, chain in world.chains.items():
-                port = Path(world.rig.arms[name].port)
+                port = servo_port(name, folder)
                 self.buses[name] = PtyBus(chain, port, world.lock)
                 self.buses[name].start()
+            self.inputs = LiveInputs(world, folder, now_ns)
             if world.rig.cameras:
                 self.cameras = self._start_cameras(now_ns)
         except BaseException:
@@ -45,7 +53,7 @@ class LiveDevices:
         cameras = self._world.rig.cameras
         first = next(iter(cameras.values()))
         job = CameraJob(
-            arms=self._world.plant.arms,
+            arms=self._world.plant.shown,
             task=self._world.plant.task.name,
             cameras=cameras,
             port=urlsplit(str(first.source)).port or 0,
@@ -55,7 +63,9 @@ class LiveDevices:
         return process
 
     def show(self, now_ns: int) -> None:
-        """Hand the plant's pose to the cameras when it is time."""
+        """Hand the plant's pose to cameras and operators when it is time."""
+        if self.inputs is not None:
+            self.inputs.show(now_ns)
         if self.cameras is not None and self._snapshot_ticker.due(now_ns):
             self._snapshot_ticker.advance(now_ns)
             self.cameras.show(now_ns, self._world.plant.snapshot())
@@ -64,5 +74,7 @@ class LiveDevices:
         """Stop serving."""
         for bus in self.buses.values():
             bus.stop()
+        if self.inputs is not None:
+            self.inputs.close()
         if self.cameras is not None:
             self.cameras.close()

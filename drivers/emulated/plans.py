@@ -56,6 +56,10 @@ class Eyes:
         """Centre of an object, shape (3,)."""
         return np.array(self._plant.data.body(body).xpos)
 
+    def has(self, side: str) -> bool:
+        """Whether there is an arm to reach with on this side."""
+        return f"{side}_follower" in self._plant.arms
+
     def tool_m(self, side: str) -> FloatArray:
         """Where a follower's pads are, shape (3,)."""
         return np.array(self._plant.data.site(f"{side}_follower/tcp").xpos)
@@ -150,8 +154,23 @@ def free(eyes: Eyes, rng: np.random.Generator) -> Plan:
         )
 
 
+def reach(eyes: Eyes, rng: np.random.Generator) -> Plan:
+    """Bring every tool to its target and keep it there."""
+    goals = {s: _pose(eyes.position_m(f"target_{s}_follower"), 20) for s in SIDES if eyes.has(s)}
+    yield Move(1.5, goals, wait_s=0.5)
+    for _ in range(3):  # By eye: what the arms hang below the goal is added to it.
+        off = {s: eyes.position_m(f"target_{s}_follower") - eyes.tool_m(s) for s in goals}
+        goals = {
+            s: ToolPose(goal.position_m + off[s], goal.pitch_rad, goal.roll_rad)
+            for s, goal in goals.items()
+        }
+        yield Move(0.4, goals, wait_s=0.4)
+    yield Move(0.6)
+
+
 PLANNERS: Mapping[str, Planner] = {
     "transfer_cube": transfer_cube,
     "insertion": insertion,
     "free": free,
+    "reach": reach,
 }

@@ -14,12 +14,15 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+import teleop
 from drivers.emulated.tasks import OBJECTS, Referee, TaskSpec, task_named
 from teleop.errors import DeviceError, UnknownNameError
 from teleop.messages import FloatArray
 
 SCENE = Path(__file__).parent / "scene"
 ARMS = ("left_follower", "left_leader", "right_follower", "right_leader")
+FRANKA = "franka"
+"""The name that a Franka has in the emulated rig. It is shown where its own emulator has it."""
 AXES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 AXES_PER_ARM = len(AXES)
 GRIPPER_RAD = {"follower": (-0.6213, 1.4910), "leader": (-0.6842, 0.3083)}
@@ -27,6 +30,12 @@ GRIPPER_RAD = {"follower": (-0.6213, 1.4910), "leader": (-0.6842, 0.3083)}
 tonyzhaozh/aloha ``constants.py``, the same as in ``hardware.yaml``."""
 START_RAD = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
 """START_ARM_POSE of tonyzhaozh/aloha; where the arms stand when the plant is made."""
+FR3 = Path(teleop.__file__).parent / "models" / "fr3.xml"
+FRANKA_BASE_M = (0.0, 0.15, 0.0)
+FRANKA_BASE_WXYZ = (np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5))
+"""A Franka stands alone, at the operator's side of the table, and looks away from the operator."""
+FRANKA_START_RAD = (0.0, -0.785, 0.0, -2.356, 0.0, 1.571, 0.785)
+"""The ready pose of Franka's own examples (libfranka, examples_common)."""
 JUDGE_STEPS = 10
 """Physics steps between two looks at the task's stage (20 ms)."""
 DIVERGED = (
@@ -42,9 +51,9 @@ def role_of(arm: str) -> str:
     Raises:
         UnknownNameError: the emulated rig has no such arm.
     """
-    if arm not in ARMS:
-        raise UnknownNameError("emulated arm", arm, ARMS)
-    return arm.rsplit("_", 1)[1]
+    if arm not in (*ARMS, FRANKA):
+        raise UnknownNameError("emulated arm", arm, (*ARMS, FRANKA))
+    return "follower" if arm == FRANKA else arm.rsplit("_", 1)[1]
 
 
 def build_model(arms: Sequence[str], task: str) -> mujoco.MjModel:
@@ -55,7 +64,7 @@ def build_model(arms: Sequence[str], task: str) -> mujoco.MjModel:
     Raises:
         UnknownNameError: no such arm or task.
     """
-    wanted = task_named(task).objects
+    wanted = task_named(task, arms).objects
     for arm in arms:
         role_of(arm)
     spec = mujoco.MjSpec.from_file(str(SCENE / "aloha.xml"))
@@ -65,6 +74,9 @@ def build_model(arms: Sequence[str], task: str) -> mujoco.MjModel:
     for thing in OBJECTS:
         if thing not in wanted:
             spec.delete(spec.body(thing))
+    if FRANKA in arms:
+        frame = spec.worldbody.add_frame(pos=FRANKA_BASE_M, quat=FRANKA_BASE_WXYZ)
+        spec.attach(mujoco.MjSpec.from_file(str(FR3)), prefix=f"{FRANKA}/", frame=frame)
     for side in ("left", "right"):
         if f"{side}_follower" in arms:
             spec.camera(f"{side}_follower/wrist_cam").name = f"cam_{side}_wrist"
@@ -75,7 +87,7 @@ class Plant:
     """The emulated rig's physics. Axes are ordered by arm, then as in ``AXES``.
 
     Args:
-        arms: any of the four ALOHA names, in the order in which axes are wanted.
+        arms: any of the four ALOHA names, in the order in which axes are wanted, and ``franka``.
         task: name of the task whose objects lie on the table.
         seed: with the episode number decides where they lie.
 
@@ -84,8 +96,11 @@ class Plant:
     """
 
     def __init__(self, arms: Sequence[str], task: str, seed: int) -> None:
-        self.arms = tuple(arms)
-        self.task: TaskSpec = task_named(task)
+        self.shown = tuple(arms)
+        """All arms of the scene."""
+        self.arms = tuple(arm for arm in arms if arm != FRANKA)
+        """Those that servos drive."""
+        self.task: TaskSpec = task_named(task, arms)
         self.model = build_model(arms, task)
         self.data = mujoco.MjData(self.model)
         self.step_s: float = self.model.opt.timestep
@@ -94,9 +109,14 @@ class Plant:
         joints = [self.model.joint(f"{arm}/{axis}") for arm in self.arms for axis in AXES]
         self._axis_qpos = np.array([j.qposadr[0] for j in joints], dtype=np.intp)
         self._axis_dof = np.array([j.dofadr[0] for j in joints], dtype=np.intp)
+        names = [f"{FRANKA}/joint{i}" for i in range(1, 8)] if FRANKA in arms else []
+        franka = [self.model.joint(name) for name in names]
+        self._franka_qpos = np.array([j.qposadr[0] for j in franka], dtype=np.intp)
+        self._franka_dof = np.array([j.dofadr[0] for j in franka], dtype=np.intp)
         objects = [self.model.joint(name) for name in self.task.objects]
         self._object_qpos = _ranges([j.qposadr[0] for j in objects], 7)
         self._object_dof = _ranges([j.dofadr[0] for j in objects], 6)
+        self._shown_franka = np.array(FRANKA_START_RAD)
         self._referee = Referee(self.task, self.model)
         for arm in self.arms:
             self.set_arm(arm, np.array(START_RAD), 0.0)
@@ -139,6 +159,9 @@ class Plant:
             DeviceError: the physics diverged (a torque was not finite or absurdly large).
         """
         self.data.qfrc_applied[self._axis_dof] = torque_nm + hand_torque_nm
+        if len(self._franka_qpos):
+            self.data.qpos[self._franka_qpos] = self._shown_franka
+            self.data.qvel[self._franka_dof] = 0.0
         mujoco.mj_step(self.model, self.data)
         self._steps += 1
         if self._steps % JUDGE_STEPS == 0:
@@ -159,6 +182,10 @@ class Plant:
         self.data.qvel[self._object_dof] = 0.0
         self._referee.reset()
         mujoco.mj_forward(self.model, self.data)
+
+    def show_franka(self, joints_rad: FloatArray) -> None:
+        """Put the Franka where its own emulator has it, shape (7,)."""
+        self._shown_franka = joints_rad
 
     def set_arm(self, arm: str, joints_rad: FloatArray, gripper_opening: float) -> None:
         """Put an arm somewhere at once, at rest. For start-up and tests; nothing moves it so.

@@ -18,7 +18,8 @@ from drivers.emulated.servo_packets import (
 )
 from drivers.emulated.servo_registers import ServoRegisters
 from teleop.clock import ns_from_s
-from teleop.rig import Arm, ArmModel, Rig
+from teleop.rig import Rig
+from teleop.rig_dynamixel import DynamixelArmModel
 
 PING, READ, WRITE, REG_WRITE, ACTION = 0x01, 0x02, 0x03, 0x04, 0x05
 FACTORY_RESET, REBOOT, CLEAR = 0x06, 0x08, 0x10
@@ -30,6 +31,10 @@ CLEAR_MULTI_TURN = b"\x01\x44\x58\x4c\x22"
 """The only clear instruction of these models: the turns counted in extended position mode."""
 
 
+DEFAULT_BAUD = 1_000_000
+"""Of arms that say nothing else: what Interbotix sets."""
+
+
 class ServoChain:
     """The servos of one arm.
 
@@ -38,7 +43,7 @@ class ServoChain:
 
     Args:
         arm_name: name of the arm in the rig.
-        arm, model: its description.
+        model: its description.
         bank: the motion model of all axes, this arm's among them.
         faults: what goes wrong; none by default.
     """
@@ -46,19 +51,19 @@ class ServoChain:
     def __init__(
         self,
         arm_name: str,
-        arm: Arm,
-        model: ArmModel,
+        model: DynamixelArmModel,
         bank: ServoBank,
+        baud: int = DEFAULT_BAUD,
         faults: BusFaults | None = None,
     ) -> None:
         self.arm_name = arm_name
         self.bank = bank
         self.faults = faults or BusFaults()
-        self.host_baud = arm.baud
+        self.host_baud = baud
         """Rate at which the host talks; a servo set to another rate hears nothing."""
         self.host: object | None = None
         """Who has the bus open; a port sets and clears it, so that only one does."""
-        self.servos = list(_servos(arm_name, arm, model, bank))
+        self.servos = list(_servos(arm_name, baud, model, bank))
         self.reader = InstructionReader()
         self._by_axis = {s.axis: [o for o in self.servos if o.axis == s.axis] for s in self.servos}
         self._heard_ns = 0
@@ -306,17 +311,19 @@ class ServoChain:
 
 
 def chains_of(rig: Rig, bank: ServoBank) -> dict[str, ServoChain]:
-    """A chain for every arm of the rig, by name, all moving the axes of one bank."""
+    """A chain for every arm of servos, by name, all moving the axes of one bank."""
     return {
-        name: ServoChain(name, arm, rig.arm_model(name), bank) for name, arm in rig.arms.items()
+        name: ServoChain(name, model, bank, getattr(arm, "baud", DEFAULT_BAUD))
+        for name, arm in rig.arms.items()
+        if isinstance(model := rig.arm_model(name), DynamixelArmModel)
     }
 
 
-def _servos(arm_name: str, arm: Arm, model: ArmModel, bank: ServoBank) -> Iterator[Servo]:
+def _servos(arm_name: str, baud: int, model: DynamixelArmModel, bank: ServoBank) -> Iterator[Servo]:
     def servo(
         kind: str, servo_id: int, joint: str, reverse: bool, count: int, follows: int | None = None
     ) -> Servo:
-        registers = ServoRegisters(kind, servo_id, arm.baud)
+        registers = ServoRegisters(kind, servo_id, baud)
         registers.set(9, 0)
         registers.set(10, dt.DRIVE_REVERSE if reverse else 0)
         registers.set(12, dt.NO_SECONDARY_ID if follows is None else follows)

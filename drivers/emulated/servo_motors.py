@@ -11,6 +11,7 @@ from typing import Final
 
 from teleop.errors import UnknownNameError
 from teleop.rig import Rig
+from teleop.rig_dynamixel import DynamixelArmModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class AxisSpec:
 
 
 def axes_of(rig: Rig) -> list[AxisSpec]:
-    """The axes of all arms, ``sorted(rig.arms)``; of each its joints, then its gripper.
+    """The axes of all servo arms, ``sorted(rig.arms)``; of each its joints, then its gripper.
 
     Raises:
         UnknownNameError: a servo model or joint name without numbers here.
@@ -129,6 +130,8 @@ def axes_of(rig: Rig) -> list[AxisSpec]:
     axes = []
     for arm_name in sorted(rig.arms):
         model = rig.arm_model(arm_name)
+        if not isinstance(model, DynamixelArmModel):
+            continue
         leader = rig.arms[arm_name].role == "leader"
         for joint in model.joints:
             servos = 1 if joint.shadow_id is None else 2

@@ -20,6 +20,9 @@ HOLD_S = 0.4
 """How long the last stage must be held to count as success (ACT ends on its last frame; a
 fling that touches for one frame is none)."""
 
+REACHED_M = 0.02
+"""A tool this close to its target has reached it: about the target's own radius."""
+
 LABELS: Mapping[str, str] = {
     "table": "table",
     "left_follower/left_finger": "left_pad_1",
@@ -38,7 +41,7 @@ LABELS: Mapping[str, str] = {
 
 
 class Contacts:
-    """Which labelled things touch each other now."""
+    """Which labelled things touch each other now, and which tools have reached their targets."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         names = sorted(set(LABELS.values()))
@@ -52,6 +55,7 @@ class Contacts:
 
     def update(self, data: mujoco.MjData) -> None:
         """Take the contacts of the last physics step."""
+        self._data = data
         pairs = self._label_of_geom[data.contact.geom]  # (ncon, 2)
         self._touching[:] = False
         self._touching[pairs[:, 0], pairs[:, 1]] = True
@@ -60,6 +64,11 @@ class Contacts:
     def touch(self, one: str, other: str) -> bool:
         """Whether two labels touch."""
         return bool(self._touching[self._index[one], self._index[other]])
+
+    def reached(self, arm: str) -> bool:
+        """Whether an arm's tool is at the target set for it."""
+        tool, target = self._data.site(f"{arm}/tcp").xpos, self._data.body(f"target_{arm}").xpos
+        return bool(np.linalg.norm(tool - target) < REACHED_M)
 
     def gripper_touches(self, side: str, thing: str) -> bool:
         """Whether any finger pad of the ``left`` or ``right`` follower touches a thing."""
@@ -128,6 +137,11 @@ def _free_stage(_: Contacts) -> int:
     return 0
 
 
+def reach_stage(arms: Sequence[str]) -> Callable[[Contacts], int]:
+    """1 when the tools of all these arms are at their targets at the same time."""
+    return lambda c: int(all(c.reached(arm) for arm in arms))
+
+
 def _points(*rows: Sequence[float]) -> FloatArray:
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
@@ -156,20 +170,40 @@ FREE = TaskSpec(
     max_stage=0,
     stage=_free_stage,
 )
+TARGETS: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
+    "left_follower": ((-0.26, 0.4, 0.14), (-0.12, 0.6, 0.3)),
+    "right_follower": ((0.12, 0.4, 0.14), (0.26, 0.6, 0.3)),
+    "franka": ((-0.2, 0.5, 0.2), (0.2, 0.7, 0.45)),
+}
+"""Lowest and highest x y z of what an arm is to reach, m, world frame."""
+REACH = "reach"
 TASKS: Mapping[str, TaskSpec] = {t.name: t for t in (TRANSFER_CUBE, INSERTION, FREE)}
-OBJECTS: tuple[str, ...] = ("cube", "peg", "socket")
+OBJECTS: tuple[str, ...] = ("cube", "peg", "socket", *(f"target_{arm}" for arm in TARGETS))
 """All objects of the scene file."""
 
 
-def task_named(name: str) -> TaskSpec:
-    """The task of a name.
+def task_named(name: str, arms: Sequence[str]) -> TaskSpec:
+    """The task of a name, as a rig with these arms does it.
 
     Raises:
         UnknownNameError: the emulated rig has no such task.
     """
+    if name == REACH:
+        return _reach([arm for arm in TARGETS if arm in arms])
     if name not in TASKS:
-        raise UnknownNameError("emulated task", name, TASKS)
+        raise UnknownNameError("emulated task", name, (*TASKS, REACH))
     return TASKS[name]
+
+
+def _reach(arms: Sequence[str]) -> TaskSpec:
+    return TaskSpec(
+        name=REACH,
+        objects=tuple(f"target_{arm}" for arm in arms),
+        low_m=_points(*(TARGETS[arm][0] for arm in arms)),
+        high_m=_points(*(TARGETS[arm][1] for arm in arms)),
+        max_stage=1,
+        stage=reach_stage(arms),
+    )
 
 
 class Referee:

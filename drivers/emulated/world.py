@@ -24,6 +24,8 @@ from teleop.clock import Clock, ns_from_s
 from teleop.rig import Rig
 
 if TYPE_CHECKING:
+    from drivers.emulated.device_operator import DeviceOperator
+    from drivers.emulated.franka_operator import FrankaOperator
     from drivers.emulated.plant_camera import PlantCamera
 
 MAX_LAG_S = 0.1
@@ -65,6 +67,9 @@ class EmulatedWorld:
         self.cameras: dict[str, PlantCamera] = {}
         """Lockstep cameras that have been asked for."""
         self.operator: Operator | None = None
+        self.hands = hands
+        self.device_operators: list[DeviceOperator | FrankaOperator] = []
+        """Added by what serves the input devices of a live world."""
         if hands and rig.leaders:
             self.operator = (
                 RecordedOperator(self.plant, operator_file)
@@ -77,7 +82,7 @@ class EmulatedWorld:
         self._step_ns = ns_from_s(self.plant.step_s)
         self._time_ns = clock.now_ns()
         self.slipped_s = 0.0
-        for name in names:
+        for name in self.plant.arms:
             self.plant.set_arm(name, np.array(rig.arm_model(name).sleep_rad), 0.0)
 
     def advance_to(self, now_ns: int) -> None:
@@ -108,14 +113,24 @@ class EmulatedWorld:
             if phase == "ready" and episode != self._episode:
                 self._episode = episode
                 self.plant.reset(episode)
-                if self.operator is not None:
-                    self.operator.begin(episode)
+                for operator in self._operators:
+                    operator.begin(episode)
             self._phase = phase
 
     @property
+    def phase(self) -> str:
+        """The session's phase, as last heard."""
+        return self._phase
+
+    @property
     def operator_finished(self) -> bool:
-        """Whether the hand has done what it wanted in this episode."""
-        return self._phase == "running" and self.operator is not None and self.operator.finished
+        """Whether all hands have done what they wanted in this episode."""
+        working = [operator.finished for operator in self._operators]
+        return self._phase == "running" and bool(working) and all(working)
+
+    @property
+    def _operators(self) -> list[Operator | DeviceOperator | FrankaOperator]:
+        return [*([] if self.operator is None else [self.operator]), *self.device_operators]
 
     def arm_port(self, name: str, clock: Clock) -> VirtualPort:
         """A lockstep arm's serial port, waiting in the time of ``clock``."""

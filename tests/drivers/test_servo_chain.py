@@ -32,7 +32,7 @@ def chain_of(arm: str = ARM) -> ServoChain:
     """A chain of its own bank, joints standing at zero."""
     bank = ServoBank(axes_of(RIG))
     bank.torque_nm(0.002, np.zeros(len(bank)), np.zeros(len(bank)))
-    return ServoChain(arm, RIG.arms[arm], RIG.arm_model(arm), bank)
+    return ServoChain(arm, RIG.arm_model(arm), bank)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def chain_of() -> ServoChain:
     """A follower's chain on a bank of its own, joints standing at zero."""
     bank = ServoBank(axes_of(RIG))
     bank.torque_nm(0.002, np.zeros(len(bank)), np.zeros(len(bank)))
-    return ServoChain(ARM, RIG.arms[ARM], RIG.arm_model(ARM), bank)
+    return ServoChain(ARM, RIG.arm_model(ARM), bank)
 
 
 @pytest.fixture

@@ -1,0 +1,121 @@
+"""The stand-ins of a live rig's input devices and Frankas, and the hands on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from drivers.emulated.addresses import DESK_PASSWORD, DESK_PORT, DESK_USER
+from drivers.emulated.device_operator import DeviceOperator
+from drivers.emulated.franka_operator import FrankaOperator
+from drivers.emulated.franka_server import FrankaEmulator
+from drivers.emulated.plant import FRANKA
+from drivers.emulated.stand_in import StandIn
+from drivers.emulated.world import EmulatedWorld
+from teleop.clock import Ticker, ns_from_s
+from teleop.errors import RigError
+from teleop.rig import Rig
+from teleop.rig_franka import FrankaArm, FrankaArmModel
+from teleop.rig_inputs import OpenVrInput, SpaceMouse, WebXrInput
+
+SHOW_FRANKA_HZ = 100.0
+"""How often the scene learns where the emulated Franka is."""
+
+
+class LiveInputs:
+    """Everything of the emulated rig that has its own emulator, and the operator who uses it.
+
+    Args:
+        world: The world whose scene the operator looks at.
+        folder: Of the run.
+        now_ns: The present time.
+
+    Raises:
+        DeviceError: something needed for an emulator is not installed, or it does not start.
+    """
+
+    def __init__(self, world: EmulatedWorld, folder: Path, now_ns: int) -> None:
+        self._world = world
+        self._folder = folder
+        self._ticker = Ticker(ns_from_s(1 / SHOW_FRANKA_HZ), now_ns)
+        self.franka: FrankaEmulator | None = None
+        """To break things."""
+        self.devices: dict[str, StandIn] = {}
+        """By input, to break things."""
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        world = self._world
+        for name, arm in world.rig.arms.items():
+            if isinstance(arm, FrankaArm):
+                self.franka = _franka(name, arm, world.rig)
+                self.franka.start()
+        self.devices = stand_ins(world.rig, self._folder)
+        for device in dict.fromkeys(self.devices.values()):
+            device.start()
+        if not world.hands:
+            return
+        guided = [a for a in world.rig.followers.values() if a.input is not None]
+        if guided:
+            world.device_operators.append(DeviceOperator(world.plant, world.rig, self.devices))
+        if self.franka is not None and world.rig.guided:
+            world.device_operators.append(FrankaOperator(world.plant, self.franka))
+
+    def show(self, now_ns: int) -> None:
+        """Let the scene follow the Franka, and the hands follow the scene."""
+        if not self._ticker.due(now_ns):
+            return
+        self._ticker.advance(now_ns)
+        if self.franka is not None:
+            self._world.plant.show_franka(np.array(self.franka.state()["q"]))
+        for operator in self._world.device_operators:
+            operator.act(self._world.phase, now_ns / 1e9)
+
+    def close(self) -> None:
+        """Stop all emulators."""
+        for device in dict.fromkeys(self.devices.values()):
+            device.close()
+        if self.franka is not None:
+            self.franka.close()
+
+
+def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
+    """A stand-in for every input of motion, not yet started; a hub's inputs share one."""
+    inputs = rig.inputs
+    found: dict[str, StandIn] = {}
+    for name, config in inputs.items():
+        if isinstance(config, SpaceMouse):
+            from drivers.emulated.hid_mouse import HidMouse
+
+            found[name] = HidMouse(name, folder)
+    hands = {name: c for name, c in inputs.items() if isinstance(c, OpenVrInput)}
+    if hands:
+        from drivers.emulated.vr_runtime import VrRuntime
+
+        found |= dict.fromkeys(hands, VrRuntime(hands))
+    pages = {name: c for name, c in inputs.items() if isinstance(c, WebXrInput)}
+    if pages:
+        from drivers.emulated.headset import WebXrHeadset
+
+        found |= dict.fromkeys(pages, WebXrHeadset(pages, rig.webxr))
+    return found
+
+
+def _franka(name: str, arm: FrankaArm, rig: Rig) -> FrankaEmulator:
+    if name != FRANKA:
+        raise RigError(rig.name, [f"arms.{name}: in the emulated rig a Franka is named {FRANKA}"])
+    model = rig.arm_model(name)
+    assert isinstance(model, FrankaArmModel)
+    return FrankaEmulator(
+        model.robot,
+        arm.address,
+        desk_port=DESK_PORT,
+        start_rad=model.sleep_rad,
+        desk_user=DESK_USER,
+        desk_password=DESK_PASSWORD,
+    )
