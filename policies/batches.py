@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,10 @@ class Share(NamedTuple):
     windows: Windows
 
     def parts(self, count: int) -> list[Windows]:
-        """The windows in ``count`` almost equal parts."""
-        rows = np.array_split(np.arange(len(self.chosen)), count)
+        """The windows in ``count`` almost equal parts, not copied."""
+        bounds = np.linspace(0, len(self.chosen), count + 1).round().astype(int)
         columns: list[Any] = list(self.windows)
-        return [Windows(*(values[part] for values in columns)) for part in rows]
+        return [Windows(*(v[a:b] for v in columns)) for a, b in pairwise(bounds.tolist())]
 
 
 def chosen_at(windows: WindowSet, seed: int, step: int, size: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from itertools import combinations
 from policies.motion_metrics import Smoothness, smoothness
 from policies.rollouts import Rollout
 from policies.statistics import mcnemar, wilson
+from policies.tables import markdown
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,3 @@ def compare(scores: Sequence[Score]) -> str:
         counts = [str(n) for n in (met.both, met.only_first, met.only_second, met.neither)]
         rows.append([f"{first.subject} - {second.subject}", *counts, f"{met.p:.3g}"])
     return markdown(head, rows)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

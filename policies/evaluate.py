@@ -67,24 +67,20 @@ def run(
         if name not in OPTIONS:
             raise UnknownNameError("deployment option", name, OPTIONS)
     folders = _folders(subjects, out)
+    cards = [None if str(s) == EXPERT else read_card(Path(s)) for s in subjects]
     work = [
-        (subject, *_job_of(subject, task, seed, folder, cameras, options or {}))
-        for subject, folder in zip(subjects, folders, strict=True)
+        (subject, *_job_of(subject, card, task, seed, folder, cameras, options or {}))
+        for subject, card, folder in zip(subjects, cards, folders, strict=True)
     ]
-    warnings = {
-        subject: tuple(differences(read_card(Path(subject)), rig, task, emulated=True))
-        for subject in subjects
-        if str(subject) != EXPERT
-    }
+    warnings = [[] if card is None else differences(card, rig, task, True) for card in cards]
     scores = []
     with (
         SceneRunner(rig, jobs) as runner,
         _bar("evaluating", episodes * len(work), show) as tick,
     ):
-        for subject, sees, job in work:
+        for (subject, sees, job), said in zip(work, warnings, strict=True):
             rollouts = runner.run(job, range(episodes), tick)
-            said = warnings.get(subject, ())
-            scores.append(Score(str(subject), sees, tuple(rollouts), said))
+            scores.append(Score(str(subject), sees, tuple(rollouts), tuple(said)))
     return scores
 
 
@@ -142,6 +138,7 @@ def differences(card: Card, rig: Rig, task: str, emulated: bool) -> list[str]:
 
 def _job_of(
     subject: str | Path,
+    card: Card | None,
     task: str,
     seed: int,
     out: Path | None,
@@ -149,11 +146,10 @@ def _job_of(
     options: Mapping[str, Any],
 ) -> tuple[str, Job]:
     """What a subject sees, in words, and the job that lets it act."""
-    if str(subject) == EXPERT:
+    if card is None:
         chosen = tuple(sorted(set(cameras)))
         return "the scene, scripted", Job("record", task, out=out, seed=seed, cameras=chosen)
     folder = Path(subject)
-    card = read_card(folder)
     if task not in card.contract.tasks:
         trained = " and ".join(card.contract.tasks)
         raise PolicyError(

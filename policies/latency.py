@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 
+from policies.tables import markdown
 from recorder.episode import Episode
 from teleop import topics
 
@@ -95,11 +96,8 @@ def table(values: Mapping[str, float]) -> str:
     for stage in STAGES:
         if count := values.get(f"{stage}_ms.count", 0.0):
             times = (f"{values[f'{stage}_ms.{column}']:.1f}" for column in columns)
-            rows.append(f"| {stage} | {' | '.join(times)} | {count:.0f} |")
-    if not rows:
-        return ""
-    head = f"| stage, ms | {' | '.join(columns)} | times |"
-    return "\n".join([head, "|---" * (len(columns) + 2) + "|", *rows])
+            rows.append([stage, *times, f"{count:.0f}"])
+    return markdown(["stage, ms", *columns, "times"], rows) if rows else ""
 
 
 def of_episode(episode: Episode) -> dict[str, float]:

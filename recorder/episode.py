@@ -243,7 +243,7 @@ class Episode:
             raise EpisodeError(f"{self.path}: no frame of {camera} had arrived by row {row}")
         return sample
 
-    @property
+    @cached_property
     def streams(self) -> tuple[str, ...]:
         """Names of all native streams, such as ``arm/left_follower/state``."""
         found: list[str] = []

@@ -33,8 +33,17 @@ from tqdm import tqdm
 
 from policies.loop import LoopOptions
 from policies.studies.pictures import DriftCurve, DriftRuns, draw_drift
-from policies.studies.toy import Decide, Head, in_processes, learn, play, write_report
-from teleop.errors import PolicyError, UnknownNameError
+from policies.studies.toy import (
+    Decide,
+    Head,
+    check_names,
+    check_sizes,
+    in_processes,
+    learn,
+    play,
+    write_report,
+)
+from policies.tables import markdown
 from teleop.messages import FloatArray
 
 # -- the world: states (x, y, heading) in m and rad; an action is a turn, rad per row ---------
@@ -151,10 +160,8 @@ def study(args: Args) -> list[Result]:
         PolicyError: nothing to compare, or a number below 1.
         MissingExtraError: matplotlib is not installed.
     """
-    _check(args)
-    for name in args.learners:
-        if name not in LEARNERS:
-            raise UnknownNameError("learner", name, LEARNERS)
+    check_sizes(args, ("demonstrations", "seeds", "rollouts", "steps", "batch_size", "jobs"))
+    check_names("learners", args.learners, LEARNERS)
     work = [(name, seed) for name in args.learners for seed in range(args.seeds)]
     trials = in_processes(partial(trial, args=args), work, args.jobs)
     results, runs = [], []
@@ -255,12 +262,12 @@ def table(results: Sequence[Result]) -> str:
     """The results in Markdown."""
     heads = ["learner", "p, rows beside the road", "p, distance from the middle"]
     heads += [f"rows beside, T = {rows}" for rows in HORIZONS] + ["CPU s per policy"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for r in results:
         cells = [r.learner, _power(r.beside_fit), _power(r.away_fit)]
         cells += [f"{cost:.2f}" for cost in r.beside.mean(0)] + [f"{r.cpu_s:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(heads, rows)
 
 
 def road(phi: FloatArray) -> FloatArray:
@@ -333,17 +340,6 @@ def road_edges() -> tuple[FloatArray, FloatArray]:
     ray = np.column_stack([np.cos(phi), np.sin(phi)])
     middle = road(phi)[:, None]
     return (middle - HALF_WIDTH) * ray, (middle + HALF_WIDTH) * ray
-
-
-def _check(args: Args) -> None:
-    """Raises PolicyError for sizes that leave nothing to measure."""
-    for name in ("demonstrations", "seeds", "rollouts", "steps", "batch_size", "jobs"):
-        if getattr(args, name) < 1:
-            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1")
-    if args.seed < 0:
-        raise PolicyError(f"--seed is {args.seed}; give 0 or more")
-    if not args.learners:
-        raise PolicyError("--learners names nothing to compare; leave it out for the usual ones")
 
 
 def _halves(states: FloatArray) -> FloatArray:

@@ -32,8 +32,16 @@ from tqdm import tqdm
 from policies.loop import LoopOptions
 from policies.statistics import wilson
 from policies.studies.pictures import ForkPanel, draw_fork
-from policies.studies.toy import Head, in_processes, learn, play, write_report
-from teleop.errors import PolicyError, UnknownNameError
+from policies.studies.toy import (
+    Head,
+    check_names,
+    check_sizes,
+    in_processes,
+    learn,
+    play,
+    write_report,
+)
+from policies.tables import markdown
 from teleop.messages import FloatArray
 
 Flags = NDArray[np.bool_]
@@ -164,10 +172,8 @@ def study(args: Args) -> list[Result]:
         PolicyError: nothing to compare, or a number below 1.
         MissingExtraError: matplotlib is not installed.
     """
-    _check(args)
-    for name in args.heads:
-        if name not in HEADS:
-            raise UnknownNameError("head", name, HEADS)
+    check_sizes(args, ("demonstrations", "rollouts", "steps", "batch_size", "jobs"))
+    check_names("heads", args.heads, HEADS)
     chosen = [(name, HEADS[name]) for name in args.heads]
     outcomes = in_processes(partial(trial, args=args), chosen, args.jobs)
     results = [result for result, _ in outcomes]
@@ -272,28 +278,13 @@ def demonstrations(args: Args) -> tuple[FloatArray, FloatArray]:
 
 def table(results: Sequence[Result]) -> str:
     """The results in Markdown."""
-    lines = [
-        "| head | success | 95 % interval | left : right | ran into it | training, CPU s |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["head", "success", "95 % interval", "left : right", "ran into it", "training, CPU s"]
+    rows = []
     for r in results:
         low, high = r.interval
-        lines.append(
-            f"| {r.head} | {r.successes}/{r.rollouts} | {low:.1%} to {high:.1%} | {_sides(r)} | "
-            f"{r.touched} | {r.train_cpu_s:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def _check(args: Args) -> None:
-    """Raises PolicyError for sizes that leave nothing to measure."""
-    for name in ("demonstrations", "rollouts", "steps", "batch_size", "jobs"):
-        if getattr(args, name) < 1:
-            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1")
-    if args.seed < 0:
-        raise PolicyError(f"--seed is {args.seed}; give 0 or more")
-    if not args.heads:
-        raise PolicyError("--heads names nothing to compare; leave it out for the usual ones")
+        row = [r.head, f"{r.successes}/{r.rollouts}", f"{low:.1%} to {high:.1%}", _sides(r)]
+        rows.append([*row, str(r.touched), f"{r.train_cpu_s:.0f}"])
+    return markdown(head, rows)
 
 
 def _distance(positions: FloatArray, point: FloatArray) -> FloatArray:

@@ -23,7 +23,6 @@ import tyro
 from tqdm import tqdm
 
 from policies.studies.suite import Plan, Study, conduct, table
-from teleop.errors import UnknownNameError
 from teleop.rig_files import load_rig
 
 TASK = "insertion"
@@ -45,8 +44,8 @@ PLANS: dict[str, Plan] = {
     "bc-100 newest": Plan("bc", {}, {"chunk_mode": "newest"}, trained_as=REFERENCE),
     "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "batch_size": 64, "steps": 2_400}),
     "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 3_000}),
-    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 2_400}),
-    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 2_400}),
+    "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 2_200}),
+    "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 2_200}),
 }
 """By name. The first number is the chunk's length in rows of 20 ms."""
 
@@ -107,11 +106,8 @@ def main(argv: Sequence[str]) -> int:
         prog="tandem study insertion",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    for name in args.only:
-        if name not in PLANS:
-            raise UnknownNameError("policy of the study", name, PLANS)
     seeds = args.seeds[:1] if args.quick else args.seeds
-    results = conduct(study_of(args), args.only or tuple(PLANS), seeds)
+    results = conduct(study_of(args), args.only, seeds)
     text = table(results, REFERENCE)
     (args.out / "results.md").write_text(text + "\n")
     tqdm.write(text)

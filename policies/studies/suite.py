@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from policies.card import read_card
-from policies.comparison import Score, markdown, motion_cells, pair
+from policies.comparison import Score, motion_cells, pair
 from policies.dataset import data_hash
 from policies.evaluate import record, run
 from policies.motion_metrics import Smoothness
 from policies.rollouts import THREADS
 from policies.statistics import wilson
+from policies.tables import markdown
 from recorder.episode import find_episodes
-from teleop.errors import PolicyError
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.rig import Rig
 
 Options = Mapping[str, Any]
@@ -112,12 +113,22 @@ class Study:
         }
 
 
-def conduct(study: Study, names: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+def conduct(study: Study, only: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Record, train and evaluate what is not there yet; returns all results.
 
+    Args:
+        study: What to compare.
+        only: Plans by name; all when empty.
+        seeds: Of training.
+
     Raises:
+        UnknownNameError: no such plan.
         PolicyError: a training failed, or a scene could not be run.
     """
+    for name in only:
+        if name not in study.plans:
+            raise UnknownNameError("policy of the study", name, study.plans)
+    names = only or tuple(study.plans)
     if study.data is None:
         record(
             study.rig,

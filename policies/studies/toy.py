@@ -23,6 +23,7 @@ from policies.normalisation import Statistics
 from policies.preprocess import Preprocessor
 from policies.registry import load_family
 from policies.windows import Rows, WindowSet
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 
 Decide = Callable[[FloatArray], FloatArray]
@@ -143,3 +144,21 @@ def write_report(out: Path, table: str, results: Mapping[str, Any]) -> None:
 
 def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else str(value)
+
+
+def check_sizes(args: object, names: Sequence[str]) -> None:
+    """Raises PolicyError for sizes that leave nothing to measure."""
+    for name in names:
+        if getattr(args, name) < 1:
+            raise PolicyError(f"--{name.replace('_', '-')} is {getattr(args, name)}; at least 1")
+    if (seed := getattr(args, "seed", 0)) < 0:
+        raise PolicyError(f"--seed is {seed}; give 0 or more")
+
+
+def check_names(option: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raises PolicyError for nothing to compare, UnknownNameError for a name not known."""
+    if not names:
+        raise PolicyError(f"--{option} names nothing to compare; leave it out for the usual ones")
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(option.removesuffix("s"), name, known)
