@@ -10,18 +10,13 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from teleop import cli_options as flags
+from teleop.cli_jobs import perform, report_on, rig_of, run_job
 from teleop.errors import MissingExtraError, TandemError
-
-if TYPE_CHECKING:
-    from teleop.assembly import Job
-    from teleop.rig import Rig
-    from teleop.session import SessionNode
-    from teleop.session_plan import EpisodeResult
 
 STUDIES = {
     "fork": "two ways round an obstacle: which heads keep them apart (E1)",
@@ -37,7 +32,12 @@ OWN_OPTIONS = ("train", "study")
 EXTRAS = {
     **dict.fromkeys(("accelerate", "diffusers", "kornia", "monai", "safetensors"), "train"),
     **dict.fromkeys(("tensorboard", "torch", "tqdm", "tyro"), "train"),
-    **dict.fromkeys(("mink", "mujoco", "qpsolvers"), "sim"),
+    **dict.fromkeys(("mink", "mujoco", "qpsolvers"), "ik"),
+    **dict.fromkeys(("franky", "panda_py"), "franka"),
+    **dict.fromkeys(("pyspacemouse", "easyhid"), "spacemouse"),
+    **dict.fromkeys(("aiohttp", "cryptography"), "webxr"),
+    "openvr": "vr",
+    "roslibpy": "rosbridge",
     "matplotlib": "plot",
 }
 """Packages that the core does not bring, and the extra of ``pyproject.toml`` that does."""
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_teleop(args: argparse.Namespace, rest: list[str]) -> int:
-    return _run_job(args, "teleop", operator_file=args.operator)
+    return run_job(args, rig_of(args), "teleop", operator_file=args.operator)
 
 
 def _run_record(args: argparse.Namespace, rest: list[str]) -> int:
@@ -111,7 +111,7 @@ def _run_record(args: argparse.Namespace, rest: list[str]) -> int:
         raise TandemError("tandem record needs --out DIR: where the episodes go")
     if args.jobs is not None:
         return _record_scenes(args)
-    return _run_job(args, "record", operator_file=args.operator)
+    return run_job(args, rig_of(args), "record", operator_file=args.operator)
 
 
 def _record_scenes(args: argparse.Namespace) -> int:
@@ -120,7 +120,7 @@ def _record_scenes(args: argparse.Namespace) -> int:
         raise TandemError("--jobs is for --lockstep, without --operator and --seconds")
     evaluation = importlib.import_module("policies.evaluate")
     done = evaluation.record(
-        _load_rig(args),
+        rig_of(args),
         args.task,
         args.episodes or 1,
         args.seed,
@@ -131,7 +131,7 @@ def _record_scenes(args: argparse.Namespace) -> int:
         cameras=args.cameras,
     )
     for rollout in done:
-        _report(rollout.result, "record")
+        report_on(rollout.result, "record")
     print(f"{len(done)} episode(s) recorded, {(args.episodes or 1) - len(done)} were there already")
     return 1 if any(rollout.result.verdict == "fail" for rollout in done) else 0
 
@@ -148,7 +148,7 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
     else:
         first = 0
     options = {"episode": str(args.episode.resolve()), "speed": args.speed}
-    return _run_job(args, "replay", options=options, first_episode=first)
+    return run_job(args, rig_of(args), "replay", options=options, first_episode=first)
 
 
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
@@ -157,12 +157,12 @@ def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
     card = importlib.import_module("policies.card").read_card(args.policy)
     args.task = args.task or card.contract.tasks[0]
     evaluation = importlib.import_module("policies.evaluate")
-    for text in evaluation.differences(
-        card, _load_rig(args), args.task, args.emulate or args.lockstep
-    ):
+    rig = rig_of(args)
+    for text in evaluation.differences(card, rig, args.task, args.emulate or args.lockstep):
         print(f"warning: {text}", file=sys.stderr)
     options = {**_policy_options(args), "remote_policy": args.remote_policy}
-    return _run_job(args, "deploy", options={"checkpoint": str(args.policy.resolve()), **options})
+    options["checkpoint"] = str(args.policy.resolve())
+    return run_job(args, rig, "deploy", options=options)
 
 
 def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
@@ -173,7 +173,7 @@ def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
     card = importlib.import_module("policies.card").read_card(args.policy)
     task = args.task or card.contract.tasks[0]
     job = Job("deploy", task, options=options, cameras=args.cameras)
-    health = run_policy(_load_rig(args), job, args.emulate, print)
+    health = run_policy(rig_of(args), job, args.emulate, print)
     print(importlib.import_module("policies.latency").table(health.values))
     return 0
 
@@ -197,7 +197,7 @@ def _run_study(args: argparse.Namespace, rest: list[str]) -> int:
 def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.assembly import Job
 
-    results = _perform(args, _load_rig(args), Job(kind="rest"), lambda result: None)
+    results = perform(args, rig_of(args), Job(kind="rest"), lambda result: None)
     if not results:
         raise TandemError("ended before the arms were at rest; arms that were held hold on")
     if results[0].commander_state != "finished":
@@ -215,7 +215,7 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     evaluation = importlib.import_module("policies.evaluate")
     scores = evaluation.run(
         args.runs,
-        _load_rig(args),
+        rig_of(args),
         args.task,
         args.episodes or 20,
         args.seed,
@@ -278,103 +278,6 @@ def _run_doctor(args: argparse.Namespace, rest: list[str]) -> int:
     else:
         print("{ok} ok, {warn} to look at, {fail} to mend".format(**counts))
     return 1 if counts["fail"] else 0
-
-
-def _run_job(
-    args: argparse.Namespace,
-    kind: Any,
-    options: dict[str, Any] | None = None,
-    operator_file: Path | None = None,
-    first_episode: int = 0,
-) -> int:
-    rig = _load_rig(args)
-    job = _job(args, rig, kind, options, operator_file, first_episode)
-    return _summary(_perform(args, rig, job, lambda result: _report(result, kind)), job)
-
-
-def _perform(
-    args: argparse.Namespace, rig: Rig, job: Job, report: Callable[[EpisodeResult], None]
-) -> list[EpisodeResult]:
-    """Run a job on the runner that the options ask for."""
-    from teleop import runs
-    from teleop.console import Console
-
-    if args.lockstep:
-        print("LOCKSTEP EMULATION: no hardware is used, virtual time", file=sys.stderr)
-        run = runs.run_lockstep(
-            rig, job, report, lambda text: print(f"emulator: {text}", file=sys.stderr)
-        )
-        print(f"{run.rig_s:.0f} s of rig time, {run.speed:.1f} times real time")
-        return run.results
-    if args.emulate:
-        print("EMULATED RIG: no hardware is used", file=sys.stderr)
-    with Console(rig.operator) as console:
-        results = runs.run_processes(rig, job, console, args.emulate, _tell_latencies)
-    for result in results:
-        report(result)
-    return results
-
-
-def _tell_latencies(session: SessionNode) -> None:
-    """Where the time went between observation and command, when a policy acted."""
-    heard = [session.heard(name) for name in ("policy", "commander")]
-    values = {name: value for health in heard if health for name, value in health.values.items()}
-    table: str = importlib.import_module("policies.latency").table(values)
-    if table:
-        print(table)
-
-
-def _job(
-    args: argparse.Namespace,
-    rig: Rig,
-    kind: Any,
-    options: dict[str, Any] | None = None,
-    operator_file: Path | None = None,
-    first_episode: int = 0,
-) -> Job:
-    from teleop.assembly import Job
-
-    unattended = args.emulate or args.lockstep or kind in ("replay", "deploy")
-    return Job(
-        kind=kind,
-        task=args.task,
-        episodes=args.episodes if args.episodes or not unattended else 1,
-        out=args.out.resolve() if args.out else None,
-        seed=args.seed,
-        first_episode=first_episode,
-        operator_file=operator_file.resolve() if operator_file else None,
-        options=options or {},
-        cameras=args.cameras,
-        max_seconds=args.seconds,
-        tags=tuple(args.tag or ()),
-    )
-
-
-def _load_rig(args: argparse.Namespace) -> Rig:
-    from teleop.rig_files import load_rig
-
-    return load_rig(args.hardware)
-
-
-def _report(result: EpisodeResult, kind: str) -> None:
-    parts = [f"episode {result.index}: {result.outcome}, {result.seconds:.1f} s"]
-    if result.max_stage:
-        parts.append(f"stage {result.stage} of {result.max_stage}")
-    if result.path:
-        parts.append(f"verdict {result.verdict}, saved {result.path}")
-        parts.append(f"{result.saved_after_s:.1f} s after its end")
-    if kind == "replay" and result.commander:
-        parts.append(result.commander)
-    print(", ".join(parts), flush=True)
-    for reason in result.reasons:
-        print(f"  {reason}")
-
-
-def _summary(results: list[EpisodeResult], job: Job) -> int:
-    successes = sum(result.outcome == "success" for result in results)
-    print(f"{len(results)} episode(s), {successes} with success")
-    short = job.episodes is not None and len(results) < job.episodes
-    return 1 if short or any(result.verdict == "fail" for result in results) else 0
 
 
 def _check_packages() -> None:
