@@ -40,7 +40,9 @@ POSTURE_COST = 0.003
 POSTURE_GAIN = 0.05
 """Share of the way back to the preferred posture in one tick: half a second at 100 Hz."""
 DAMPING = 1e-6
-LM=0.
+FAR_DAMPING = 10.0
+"""Damping per squared error (m^2): an arm stretched towards what it cannot reach comes to rest
+instead of hunting around its straight elbow."""
 """Keeps the program convex; far below the square of any gain worth having."""
 
 # Tuned on sweeps of a ViperX's wrist through its singularity, 0 to 12 degrees beside it, at 0.3
@@ -54,6 +56,10 @@ SINGULAR_GAIN = 0.02
 """Share of the way home in one tick that the tie asks for."""
 SINGULAR_RAD_S = 1.0
 """How fast the joints may move there in the way that hardly moves the tool."""
+
+
+ROUNDING_RAD = 1e-6
+"""By how much the solver may overstep a bound: its own tolerance."""
 
 
 class _Bounds(mink.Limit):
@@ -78,6 +84,13 @@ class _Bounds(mink.Limit):
         rows = np.vstack([jacobian, -jacobian])
         self._rows[box] = np.where(self._bounded[:, None], rows, 0.0)
         self._rows[-2:] = 0.0
+
+    def hold(self, start: FloatArray, end: FloatArray) -> bool:
+        """Whether a motion of the joints ends within their ranges, or comes nearer to them."""
+        low = np.minimum(self._low, start) - ROUNDING_RAD
+        return bool(
+            (end >= low).all() and (end <= np.maximum(self._high, start) + ROUNDING_RAD).all()
+        )
 
     def slow(self, motion: FloatArray, most_rad: float) -> None:
         """Bound one motion of the joints, a unit vector of shape (J,), in this tick too."""
@@ -127,6 +140,7 @@ class ArmKinematics:
     ) -> None:
         compiled, ranges = _compiled(model, tool, joint_names)
         self._tool = tool
+        self._site = compiled.site(tool).id
         # The model's order is along the chain, the messages' is the rig file's.
         addresses = [int(compiled.joint(name).qposadr[0]) for name in joint_names]
         self._ours = np.argsort(addresses)
@@ -139,7 +153,7 @@ class ArmKinematics:
         high = np.minimum(max_rad, ranges[:, 1])[self._ours]
         self._bounds = _Bounds(low, high, self._rate, self._box)
         self._speed_m_s, self._rotation_rad_s = speed_m_s, rotation_rad_s
-        self._frame = mink.FrameTask(tool, "site", 1.0, ROTATION_COST_M, lm_damping=LM)
+        self._frame = mink.FrameTask(tool, "site", 1.0, ROTATION_COST_M, lm_damping=FAR_DAMPING)
         self._posture = mink.PostureTask(compiled, POSTURE_COST, gain=POSTURE_GAIN)
         self._weight = np.repeat([1.0, ROTATION_COST_M], 3)[:, None]
         self.prefer(np.clip(np.zeros(len(joint_names)), min_rad, max_rad))
@@ -166,21 +180,33 @@ class ArmKinematics:
         """
         q = position_rad[self._ours]
         step = self._step(pose, q, dt_s)
-        start = self._placed(q).position_m
-        low, high = self._box.bounds_from(start)
         for part in (1.0, 0.5, 0.25):
-            reached = self._placed(q + part * step).position_m
-            if (low <= reached).all() and (reached <= high).all():
+            if self._stays(q, q + part * step):
                 return (q + part * step)[self._theirs]
         return position_rad
+
+    def kept(self, start_rad: FloatArray, end_rad: FloatArray) -> FloatArray:
+        """The end of a small motion that keeps the ranges and the box, else its start; (J,)."""
+        inside = self._stays(start_rad[self._ours], end_rad[self._ours])
+        return end_rad if inside else start_rad
+
+    def _stays(self, start: FloatArray, end: FloatArray) -> bool:
+        """Whether a motion, in the model's order, ends within the ranges and the box.
+
+        Who is outside may stay, or come inward.
+        """
+        if not self._bounds.hold(start, end):
+            return False
+        low, high = self._box.bounds_from(self._placed(start).position_m)
+        reached = self._placed(end).position_m
+        return bool((low <= reached).all() and (reached <= high).all())
 
     def _placed(self, q: FloatArray) -> ToolPose:
         self._data.qpos[:] = q
         mujoco.mj_kinematics(self._configuration.model, self._data)
-        site = self._data.site(self._tool)
         quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, site.xmat)
-        return ToolPose(np.array(site.xpos), quaternion)
+        mujoco.mju_mat2Quat(quaternion, self._data.site_xmat[self._site])
+        return ToolPose(self._data.site_xpos[self._site].copy(), quaternion)
 
     def _step(self, pose: ToolPose, q: FloatArray, dt_s: float) -> FloatArray:
         """Joint motion of one tick in the model's order, shape (J,)."""

@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from teleop.rig_parts import ArmBase, ArmModelBase, JointSpec, Model, Positive, Vector
+from teleop.rig_parts import ArmBase, ArmModelBase, JointSpec, Model, Positive
 
-SevenGains = Annotated[Vector, Field(min_length=7, max_length=7)]
-"""One number per joint, not negative."""
+Seven = Field(min_length=7, max_length=7)
+SevenStiffnesses = Annotated[tuple[Annotated[float, Field(gt=0, le=1000)], ...], Seven]
+SevenDampings = Annotated[tuple[Annotated[float, Field(ge=0, le=200)], ...], Seven]
+"""One number per joint."""
 
 
 class FrankaGripper(Model):
-    """The Franka Hand, used open or closed: a move takes it about a second, so no width is followed.
+    """The Franka Hand, used open or closed, since a move takes it about a second.
 
-    Between the two thresholds it stays as it was asked last.
+    Asked for an opening between the two thresholds, it stays as it was asked last.
     """
 
     open_width_m: Positive = 0.08
@@ -75,11 +77,11 @@ class FrankaArm(ArmBase):
     follower_collision_torque_nm: Positive = Field(default=40.0, le=100)
     """The same for a follower; DROID's 40 N m and 40 N."""
     follower_collision_force_n: Positive = Field(default=40.0, le=100)
-    joint_stiffness_nm_rad: SevenGains = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
+    joint_stiffness_nm_rad: SevenStiffnesses = (600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0)
     """Of holding and following; gains of libfranka's ``joint_impedance_control`` example."""
-    joint_damping_nms_rad: SevenGains = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
+    joint_damping_nms_rad: SevenDampings = (50.0, 50.0, 50.0, 50.0, 30.0, 25.0, 15.0)
     """From the same example."""
-    guiding_damping_nms_rad: SevenGains = (0.5, 0.5, 0.5, 0.5, 0.2, 0.2, 0.1)
+    guiding_damping_nms_rad: SevenDampings = (0.5, 0.5, 0.5, 0.5, 0.2, 0.2, 0.1)
     """Slows a guided arm a little, so that a released one does not coast."""
     guiding_max_velocity_rad_s: float = Field(default=2.0, gt=0, le=2.62)
     """A guided joint faster than this ends the guiding gently. The robot itself stops at 2.62 rad/s

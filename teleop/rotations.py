@@ -98,4 +98,4 @@ def unit_quaternion(quaternion: FloatArray) -> FloatArray | None:
 
 def length(vector: FloatArray) -> float:
     """Euclidean norm of a short vector."""
-    return math.sqrt(sum(value * value for value in vector.tolist()))
+    return math.hypot(*vector.tolist())

@@ -71,15 +71,16 @@ class TeleopNode(Commander):
     def __init__(self, name: str, rig: Rig, lease: str) -> None:
         moved = [arm for arm, config in rig.arms.items() if config.role != "observer"]
         goals = {arm: start_pose(rig, arm) for arm in sorted(moved)}
-        self._kinds = {
-            arm: (topics.input_twist, TwistInput)
-            if isinstance(rig.inputs[config.input], SpaceMouse)
-            else (topics.input_pose, PoseInput)
+        self._input_of = {
+            arm: config.input
             for arm, config in sorted(rig.followers.items())
             if config.input is not None
         }
+        self._pucks = {
+            arm for arm, name in self._input_of.items() if isinstance(rig.inputs[name], SpaceMouse)
+        }
         inputs = {
-            **{topic(self._input(rig, arm)): Queue.ALL for arm, (topic, _) in self._kinds.items()},
+            **{self._motion_of(arm): Queue.ALL for arm in self._input_of},
             **{topics.input_action(name): Queue.ALL for name in rig.inputs},
         }
         super().__init__(name, rig, "teleop", lease, goals, inputs)
@@ -91,7 +92,7 @@ class TeleopNode(Commander):
             for follower, arm in sorted(rig.followers.items())
             if arm.leader is not None
         }
-        self._guides = {arm: self._guide(arm) for arm in self._kinds}
+        self._guides = {arm: self._guide(arm) for arm in self._input_of}
         self._alone = [
             arm
             for arm in sorted(rig.followers)
@@ -136,9 +137,10 @@ class TeleopNode(Commander):
                 continue
             pose = self._mapped(follower, state)
             outputs.append(self.write.position(follower, pose, now_ns, state.stamp_ns))
-        for arm, (topic, kind) in self._kinds.items():
-            for message in inputs.all(topic(self._input(self.rig, arm)), kind):
-                self._guides[arm].take(message)
+        for arm, guide in self._guides.items():
+            for received in inputs.received(self._motion_of(arm)):
+                if isinstance(received.message, (PoseInput, TwistInput)):
+                    guide.take(received.message)
         if tick:
             outputs += self._let_go(LIMP, now_ns)
             outputs += [self.write.position(a, self.goals[a], now_ns) for a in self._alone]
@@ -150,7 +152,7 @@ class TeleopNode(Commander):
         silent = [arm for arm in self._leaders if self.heard.fresh(arm, now_ns) is None]
         words = [f"no fresh reading of {', '.join(silent)}; followers hold"] if silent else []
         words += [
-            f"{self._input(self.rig, arm)} is lost; {arm} holds"
+            f"{self._input_of[arm]} is lost; {arm} holds"
             for arm, guide in self._guides.items()
             if guide.state == "lost"
         ]
@@ -165,7 +167,7 @@ class TeleopNode(Commander):
         return CartesianGuide(
             arm,
             self.rig.arm_model(arm),
-            "twist" if self._kinds[arm][1] is TwistInput else "pose",
+            "twist" if arm in self._pucks else "pose",
             self.rig.cartesian,
             self.rig.arms[arm].operator_yaw_rad,
             1 / self.rig.rates.arm_hz,
@@ -177,7 +179,7 @@ class TeleopNode(Commander):
         for arm, guide in self._guides.items():
             pose = guide.pose(now_ns)
             outputs.append(self.write.position(arm, pose, now_ns, guide.origin_ns))
-            outputs += self._cue(self._input(self.rig, arm), guide.state, guide.pulse(), now_ns)
+            outputs += self._cue(self._input_of[arm], guide.state, guide.pulse(), now_ns)
         for arm, opening in self._hand_gripper.items():
             pose = Pose(self.goals[arm].position_rad, opening)
             outputs.append(self.write.let_go(arm, pose, GUIDE, now_ns))
@@ -204,11 +206,10 @@ class TeleopNode(Commander):
         topic = topics.input_cue(name)
         return [(topic, InputCue(now_ns, self._seq.next(topic), state, pulse))]
 
-    @staticmethod
-    def _input(rig: Rig, arm: str) -> str:
-        name = rig.arms[arm].input
-        assert name is not None
-        return name
+    def _motion_of(self, arm: str) -> str:
+        """The topic on which the device that guides an arm tells its motion."""
+        name = self._input_of[arm]
+        return topics.input_twist(name) if arm in self._pucks else topics.input_pose(name)
 
     def _let_go(self, mode: str, now_ns: int) -> Outputs:
         return [self.write.let_go(arm, self.goals[arm], mode, now_ns) for arm in self._leaders]

@@ -27,6 +27,10 @@ HAND_M_S = 0.2
 """Fastest motion of the hand."""
 NEAR_M = 0.006
 """Closer than this the hand keeps still."""
+PATIENCE_S = 0.7
+"""A tool that has not come nearer for this long is not following: the hand lets go, returns to
+where it hangs, and grips again."""
+NEARER_M = 0.004
 STAY_S = 1.0
 """How long the tool is kept at its target before the work counts as done."""
 PUCK_M_S = 0.25
@@ -46,6 +50,10 @@ class _Hand:
     """``pose`` or ``twist``."""
     position_m: FloatArray
     near_s: float = 0.0
+    grips_at_s: float = 0.0
+    """Since the episode began; the hand moves ``GRIP_S`` later."""
+    nearest_m: float = np.inf
+    nearest_at_s: float = 0.0
 
 
 class DeviceOperator:
@@ -106,9 +114,20 @@ class DeviceOperator:
             push = np.array([velocity[1], -velocity[0], velocity[2]]) / PUCK_M_S
             device.move(hand.name, PuckPush(np.clip(push, -1.0, 1.0), np.zeros(3)))
             return
-        if since_s > GRIP_S:
+        self._mind(hand, distance, since_s)
+        grips = since_s >= hand.grips_at_s
+        if since_s > hand.grips_at_s + GRIP_S:
             hand.position_m = hand.position_m + TICK_S * _in_room(velocity)
-        device.move(hand.name, HandPose(hand.position_m, squeeze=1.0))
+        device.move(hand.name, HandPose(hand.position_m, squeeze=float(grips)))
+
+    def _mind(self, hand: _Hand, distance_m: float, since_s: float) -> None:
+        """Grip anew when the tool does not follow: a clutch opens when tracking was lost."""
+        if distance_m < hand.nearest_m - NEARER_M or distance_m < 2 * NEAR_M:
+            hand.nearest_m, hand.nearest_at_s = distance_m, since_s
+        elif since_s > max(hand.nearest_at_s, hand.grips_at_s + GRIP_S) + PATIENCE_S:
+            hand.position_m = NEUTRAL_M.copy()
+            hand.grips_at_s = since_s + GRIP_S
+            hand.nearest_m, hand.nearest_at_s = distance_m, since_s
 
     def _to_go_m(self, arm: str) -> FloatArray:
         data = self._plant.data
