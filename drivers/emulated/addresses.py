@@ -8,8 +8,9 @@ from typing import Any
 
 from teleop.addresses import free_base_port, topics_of
 from teleop.errors import RigError
-from teleop.rig import Arm, Rig
+from teleop.rig import Rig
 from teleop.rig_dynamixel import DynamixelArm
+from teleop.rig_franka import FrankaArm
 from teleop.rig_inputs import FrankaPilot, Input, OpenVrInput, SpaceMouse
 from teleop.rig_interbotix import InterbotixArm
 
@@ -24,12 +25,9 @@ def process_rig(rig: Rig, runtime_dir: Path) -> Rig:
         rig: As read from the file.
         runtime_dir: An existing folder that lives as long as the run; holds the port links.
     """
-    base = free_base_port(len(topics_of(rig)) + 3)
-    camera_port, page_port, master_port = (base + len(topics_of(rig)) + i for i in range(3))
-    arms = {
-        name: arm.model_dump() | arm_address(name, arm, runtime_dir, master_port)
-        for name, arm in rig.arms.items()
-    }
+    base = free_base_port(len(topics_of(rig)) + 2)
+    camera_port, page_port = (base + len(topics_of(rig)) + i for i in range(2))
+    arms = arms_at_emulators(rig, runtime_dir)
     return rig.replaced(
         backend="emulated",
         arms=arms,
@@ -65,18 +63,25 @@ def servo_port(arm: str, runtime_dir: Path) -> Path:
     return runtime_dir / f"ttyDXL_{arm}"
 
 
-def arm_address(name: str, arm: Arm, runtime_dir: Path, master_port: int) -> dict[str, Any]:
-    """What of an arm's description changes when it is emulated."""
-    if isinstance(arm, DynamixelArm):
-        return {
-            "port": str(servo_port(name, runtime_dir)),
-            "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
-        }
-    if isinstance(arm, InterbotixArm):
-        return {"ros": 1, "master": f"http://127.0.0.1:{master_port}"}
-    from drivers.emulated.franka_server import free_franka_host
+def arms_at_emulators(rig: Rig, runtime_dir: Path) -> dict[str, dict[str, Any]]:
+    """All arms at their emulated addresses."""
+    changed: dict[str, dict[str, Any]] = {}
+    ros = {name: arm for name, arm in rig.arms.items() if isinstance(arm, InterbotixArm)}
+    if ros:
+        from drivers.emulated import ros_master
 
-    return {"address": free_franka_host()}
+        changed |= ros_master.emulated_fields(ros)
+    for name, arm in rig.arms.items():
+        if isinstance(arm, DynamixelArm):
+            changed[name] = {
+                "port": str(servo_port(name, runtime_dir)),
+                "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
+            }
+        elif isinstance(arm, FrankaArm):
+            from drivers.emulated.franka_server import free_franka_host
+
+            changed[name] = {"address": free_franka_host()}
+    return {name: arm.model_dump() | changed[name] for name, arm in rig.arms.items()}
 
 
 def input_address(

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 from drivers.emulated.addresses import servo_port
 from drivers.emulated.camera_process import CameraJob, CameraProcess
-from drivers.emulated.live_inputs import LiveInputs
 from drivers.emulated.pty_bus import PtyBus
+from drivers.emulated.stand_ins import StandIns
 from drivers.emulated.world import EmulatedWorld
 from teleop.clock import MonotonicClock, Ticker, ns_from_s
+from teleop.rig_dynamixel import DynamixelArm
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,15 @@ class LiveDevices:
         self._snapshot_ticker = Ticker(ns_from_s(1 / SNAPSHOT_HZ), now_ns)
         self.buses: dict[str, PtyBus] = {}
         self.cameras: CameraProcess | None = None
-        self.inputs: LiveInputs | None = None
+        self.stand_ins: StandIns | None = None
         try:
             for name, chain in world.chains.items():
+                if not isinstance(world.rig.arms[name], DynamixelArm):
+                    continue
                 port = servo_port(name, folder)
                 self.buses[name] = PtyBus(chain, port, world.lock)
                 self.buses[name].start()
-            self.inputs = LiveInputs(world, folder, now_ns)
+            self.stand_ins = StandIns(world, folder, now_ns)
             if world.rig.cameras:
                 self.cameras = self._start_cameras(now_ns)
         except BaseException:
@@ -64,8 +67,8 @@ class LiveDevices:
 
     def show(self, now_ns: int) -> None:
         """Hand the plant's pose to cameras and operators when it is time."""
-        if self.inputs is not None:
-            self.inputs.show(now_ns)
+        if self.stand_ins is not None:
+            self.stand_ins.show(now_ns)
         if self.cameras is not None and self._snapshot_ticker.due(now_ns):
             self._snapshot_ticker.advance(now_ns)
             self.cameras.show(now_ns, self._world.plant.snapshot())
@@ -74,7 +77,7 @@ class LiveDevices:
         """Stop serving."""
         for bus in self.buses.values():
             bus.stop()
-        if self.inputs is not None:
-            self.inputs.close()
+        if self.stand_ins is not None:
+            self.stand_ins.close()
         if self.cameras is not None:
             self.cameras.close()

@@ -1,29 +1,36 @@
-"""The stand-ins of a live rig's input devices and Frankas, and the hands on them."""
+"""What of a live rig has an emulator of its own: Frankas, ROS stacks, inputs; who uses them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from drivers.emulated.addresses import DESK_PASSWORD, DESK_PORT, DESK_USER
 from drivers.emulated.device_operator import DeviceOperator
-from drivers.emulated.franka_operator import FrankaOperator
-from drivers.emulated.franka_server import FrankaEmulator
 from drivers.emulated.plant import FRANKA
 from drivers.emulated.stand_in import StandIn
 from drivers.emulated.world import EmulatedWorld
 from teleop.clock import Ticker, ns_from_s
 from teleop.errors import RigError
 from teleop.rig import Rig
+from teleop.rig_dynamixel import DynamixelArmModel
 from teleop.rig_franka import FrankaArm, FrankaArmModel
 from teleop.rig_inputs import OpenVrInput, SpaceMouse, WebXrInput
+from teleop.rig_interbotix import InterbotixArm
 
+if TYPE_CHECKING:
+    from drivers.emulated.franka_server import FrankaEmulator
+    from drivers.emulated.ros_master import EmulatedRos
+
+PUCK = "SpaceMouseCompact"
+"""What an emulated puck is when the rig file does not say."""
 SHOW_FRANKA_HZ = 100.0
 """How often the scene learns where the emulated Franka is."""
 
 
-class LiveInputs:
+class StandIns:
     """Everything of the emulated rig that has its own emulator, and the operator who uses it.
 
     Args:
@@ -41,6 +48,7 @@ class LiveInputs:
         self._ticker = Ticker(ns_from_s(1 / SHOW_FRANKA_HZ), now_ns)
         self.franka: FrankaEmulator | None = None
         """To break things."""
+        self.ros: EmulatedRos | None = None
         self.devices: dict[str, StandIn] = {}
         """By input, to break things."""
         try:
@@ -55,6 +63,9 @@ class LiveInputs:
             if isinstance(arm, FrankaArm):
                 self.franka = _franka(name, arm, world.rig)
                 self.franka.start()
+        self.ros = _ros(world, self._folder)
+        if self.ros is not None:
+            self.ros.start()
         self.devices = stand_ins(world.rig, self._folder)
         for device in dict.fromkeys(self.devices.values()):
             device.start()
@@ -64,6 +75,8 @@ class LiveInputs:
         if guided:
             world.device_operators.append(DeviceOperator(world.plant, world.rig, self.devices))
         if self.franka is not None and world.rig.guided:
+            from drivers.emulated.franka_operator import FrankaOperator
+
             world.device_operators.append(FrankaOperator(world.plant, self.franka))
 
     def show(self, now_ns: int) -> None:
@@ -80,8 +93,21 @@ class LiveInputs:
         """Stop all emulators."""
         for device in dict.fromkeys(self.devices.values()):
             device.close()
+        if self.ros is not None:
+            self.ros.close()
         if self.franka is not None:
             self.franka.close()
+
+
+def _ros(world: EmulatedWorld, folder: Path) -> EmulatedRos | None:
+    rig = world.rig
+    arms = {name: arm for name, arm in rig.arms.items() if isinstance(arm, InterbotixArm)}
+    if not arms:
+        return None
+    from drivers.emulated.ros_master import EmulatedRos
+
+    models = {name: cast(DynamixelArmModel, rig.arm_model(name)) for name in arms}
+    return EmulatedRos(arms, models, world.chains, folder, world.lock)
 
 
 def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
@@ -92,7 +118,7 @@ def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
         if isinstance(config, SpaceMouse):
             from drivers.emulated.hid_mouse import HidMouse
 
-            found[name] = HidMouse(name, folder)
+            found[name] = HidMouse(name, folder, config.device or PUCK)
     hands = {name: c for name, c in inputs.items() if isinstance(c, OpenVrInput)}
     if hands:
         from drivers.emulated.vr_runtime import VrRuntime
@@ -109,6 +135,8 @@ def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
 def _franka(name: str, arm: FrankaArm, rig: Rig) -> FrankaEmulator:
     if name != FRANKA:
         raise RigError(rig.name, [f"arms.{name}: in the emulated rig a Franka is named {FRANKA}"])
+    from drivers.emulated.franka_server import FrankaEmulator
+
     model = rig.arm_model(name)
     assert isinstance(model, FrankaArmModel)
     return FrankaEmulator(
