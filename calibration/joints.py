@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
+    from teleop.rig_interbotix import InterbotixArm
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class GripperScale:
         return rate_rad_s / self.stroke_rad
 
 
-def gripper_scale(arm: DynamixelArm, model: DynamixelArmModel) -> GripperScale | None:
+def gripper_scale(
+    arm: DynamixelArm | InterbotixArm, model: DynamixelArmModel
+) -> GripperScale | None:
     """An arm's scale: its own calibration before its model's; None without a gripper."""
     gripper = model.gripper
     if gripper is None:

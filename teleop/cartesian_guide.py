@@ -11,6 +11,7 @@ ends, the joints brake as hard as their limits allow.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -82,10 +83,12 @@ class CartesianGuide:
         self._settings = settings
         self._longest_s = LATE_TICKS * period_s
         self._kinematics = _kinematics_of(follower, rig_arm_model, settings)
+        # A puck at full deflection is at its cap, so that no lag is made up for beyond it.
+        twist = input_kind == "twist"
         self._limiter = ToolLimiter(
             rig_arm_model.workspace,
-            settings.speed_m_s,
-            settings.rotation_rad_s,
+            min(settings.speed_m_s, settings.puck.full_m_s if twist else math.inf),
+            min(settings.rotation_rad_s, settings.puck.full_rad_s if twist else math.inf),
             settings.acceleration_m_s2,
             settings.rotation_rad_s2,
         )
@@ -101,7 +104,7 @@ class CartesianGuide:
         self._waiting: deque[PoseInput | TwistInput] = deque(maxlen=PENDING)
         joints = np.array(rig_arm_model.start_rad)
         self._last = Pose(joints, 0.0)
-        self._target = self._kinematics.forward(joints)
+        self._target = self._goal = self._kinematics.forward(joints)
         self.begin(self._last, 0)
 
     @property
@@ -132,7 +135,7 @@ class CartesianGuide:
         self._velocity = np.zeros_like(pose.position_rad)
         self._limiter.stop()
         self._kinematics.prefer(pose.position_rad)
-        self._target = self._kinematics.forward(pose.position_rad)
+        self._target = self._goal = self._kinematics.forward(pose.position_rad)
         self._gripper_goal = pose.gripper
         self._tick_ns = now_ns
         self._limited_ns = now_ns - LIMITED_NS
@@ -156,7 +159,7 @@ class CartesianGuide:
         joints = self._last.position_rad
         if wanted is None:
             joints = self._braked(joints, dt_s)
-            self._target = self._kinematics.forward(joints)
+            self._target = self._goal = self._kinematics.forward(joints)
             self._limiter.stop()
             self.origin_ns = 0
         else:
@@ -187,7 +190,7 @@ class CartesianGuide:
             wanted = self._hand.follow(_of(PoseInput, samples), now_ns, self._target)
             return wanted, self._hand.engaged, self._hand.lost, self._hand.origin_ns
         assert self._puck is not None
-        wanted = self._puck.follow(_of(TwistInput, samples), now_ns, self._target, dt_s)
+        wanted = self._puck.follow(_of(TwistInput, samples), now_ns, self._goal, dt_s)
         return wanted, self._puck.engaged, self._puck.lost, self._puck.origin_ns
 
     def _fresh(self, now_ns: int) -> list[PoseInput | TwistInput]:
@@ -217,6 +220,8 @@ class CartesianGuide:
         joints = self._kinematics.solve(target, joints, dt_s)
         reached = self._kinematics.forward(joints)
         self._target, behind = approached(reached, target, LEAD_M, LEAD_RAD)
+        # A puck integrates onto this; kept near, so that it does not wind up.
+        self._goal = approached(self._target, wanted, LEAD_M, LEAD_RAD)[0]
         if behind:
             self._curb |= Curb.REACH
         return joints

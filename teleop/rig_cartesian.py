@@ -96,8 +96,8 @@ class CartesianSettings(Model):
     rotation_rad_s: ToolTurn = 1.5
     """Cap on the tool's turning; 0.6 for beginners."""
     acceleration_m_s2: Positive = Field(default=3.0, le=10.0)
-    """How quickly the tool gains and loses speed: what the joints' own limits follow without
-    overshooting. Full speed takes 0.2 s, as in a hand's own reach."""
+    """How quickly the tool gains and loses speed. More follows a hand's reach closer, until the
+    joints' own limits overshoot: an FR3 of 10 rad/s^2 by 8 mm at this value, 22 mm at 4.0."""
     rotation_rad_s2: Positive = Field(default=10.0, le=50.0)
     hold_s: Positive = Field(default=0.1, le=0.5)
     """Age of the newest input beyond which the arm holds, until the input is back."""

@@ -87,8 +87,8 @@ class Box:
 class _Glide:
     """A point that goes to a moving goal within a speed and an acceleration.
 
-    A goal that moves within the limits is followed without lag. Braking is planned for a goal that
-    brakes as hard as the point can, so that catching up does not end in overshooting.
+    A goal that moves steadily within the limits is followed without lag. Braking is planned for a
+    goal that brakes as hard as the point can, so that catching up does not end in overshooting.
     """
 
     def __init__(self, speed: float, acceleration: float) -> None:

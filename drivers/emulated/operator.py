@@ -195,7 +195,7 @@ class ScriptedOperator(HandOperator):
 
 def _sides_of(plant: Plant) -> Iterable[str]:
     """Sides with hands on them, in the order of the plant's leaders."""
-    needed = SIDES if plant.task.objects else ()
+    needed = SIDES if plant.task.two_handed else ()
     for side in needed:
         plant.axes_of(f"{side}_leader")
         plant.axes_of(f"{side}_follower")

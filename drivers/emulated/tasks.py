@@ -93,6 +93,8 @@ class TaskSpec:
     max_stage: int
     """0 when the task has no notion of success."""
     stage: Callable[[Contacts], int]
+    two_handed: bool = False
+    """Whether it takes both arms, in whatever rig."""
 
     def place(self, seed: int, episode: int) -> FloatArray:
         """Poses of the objects at the start of an episode, the same for the same numbers.
@@ -153,6 +155,7 @@ TRANSFER_CUBE = TaskSpec(
     high_m=_points((0.2, 0.6, 0.02)),
     max_stage=4,
     stage=_transfer_stage,
+    two_handed=True,
 )
 INSERTION = TaskSpec(
     name="insertion",
@@ -161,6 +164,7 @@ INSERTION = TaskSpec(
     high_m=_points((0.2, 0.6, 0.01), (-0.1, 0.6, 0.022)),
     max_stage=4,
     stage=_insertion_stage,
+    two_handed=True,
 )
 FREE = TaskSpec(
     name="free",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from drivers.arm_node import RETRY_S
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.limits import Limited
 from teleop.messages import (
+    GUIDE,
     LIMP,
     LIMP_GRIPPER,
 )
 from teleop.rig import Rig
+from teleop.rig_files import load_rig
+
+RIGS = Path(__file__).parents[2] / "docs" / "rigs"
 
 
 @pytest.fixture
@@ -316,6 +321,35 @@ def test_a_leader_with_only_its_gripper_free_holds_its_joints(leader: Bench) -> 
     assert leader.applied[-1].mode == "hold"
     assert leader.applied[-1].gripper == 0.1
     assert leader.arm.written_grippers[-1] is None
+
+
+def test_an_arm_guided_by_hand_obeys_with_its_gripper_alone(leader: Bench) -> None:
+    """What is told as applied is where the hand has it, and the gripper that was asked for."""
+    leader.ticks(2)
+    leader.ticks(5, leader.start_rad, mode=GUIDE, gripper=0.9)
+    assert leader.arm.torque == (False, True)
+    leader.arm.q = offset(leader, 0.3)  # The hand moved it.
+    leader.ticks(2, leader.start_rad, mode=GUIDE, gripper=0.2)
+    assert leader.node.mode == "guide"
+    assert leader.applied[-1].position_rad == pytest.approx(offset(leader, 0.3))
+    assert leader.applied[-1].gripper == leader.arm.written_grippers[-1] == 0.2
+    leader.ticks(100)
+    assert leader.node.mode == "guide"
+    leader.ticks(5, offset(leader, 0.3))
+    assert leader.arm.torque == (True, True)
+    assert leader.arm.q == pytest.approx(offset(leader, 0.3), abs=0.01)
+
+
+def test_an_arm_that_is_only_observed_is_read_and_never_touched() -> None:
+    """Neither torque nor a goal, whoever asks."""
+    rig = load_rig(RIGS / "franka_kinesthetic.yaml")
+    franka = rig.arms["franka"].model_dump() | {"role": "observer"}
+    observer = Bench(rig.replaced(arms={"franka": franka}), "franka")
+    observer.ticks(20, observer.start_rad)
+    assert len(observer.states) == 20
+    assert observer.arm.torque_calls == []
+    assert observer.arm.writes == []
+    assert observer.applied == []
 
 
 def test_a_limp_leader_is_caught_where_it_is(leader: Bench) -> None:

@@ -14,6 +14,7 @@ from teleop.messages import (
     ArmState,
     FloatArray,
     Health,
+    InputCue,
     Message,
     SessionPhase,
     StopState,
@@ -41,6 +42,8 @@ class Stage:
         self.health: dict[str, Health] = {}
         self.sent: list[tuple[int, str, ArmCommand]] = []
         """When, to which arm, what."""
+        self.cues: list[tuple[str, InputCue]] = []
+        """What input devices were told, by input."""
         self._seq = 0
 
     def state(self, arm: str, age_ns: int = 0) -> ArmState:
@@ -79,6 +82,9 @@ class Stage:
         commands = []
         for topic, message in self.node.step(inputs, self.now_ns):
             arm = topic.split("/")[1]
+            if isinstance(message, InputCue):
+                self.cues.append((arm, message))
+                continue
             assert topic == topics.arm_command(arm)
             command = cast(ArmCommand, message)
             commands.append((arm, command))

@@ -41,6 +41,8 @@ class Stage:
         self.answers: dict[str, str | None] = {"start": "started", "stop": "saved"}
         self.events: list[m.EpisodeEvent] = []
         self.stop: m.StopState | None = None
+        self.pressed: list[tuple[str, str]] = []
+        """Meanings of buttons that are pressed now, by input."""
         self._pending: list[m.EpisodeEvent] = []
         self._seq = 0
 
@@ -86,6 +88,10 @@ class Stage:
             stage, success = self.task
             task = m.TaskState(self.now_ns, 0, "transfer_cube", stage, 4, success, np.zeros((1, 7)))
             said[topics.TASK_STATE] = [task]
+        for name, meaning in self.pressed:
+            pressed = m.OperatorAction(self.now_ns, 0, meaning)
+            said.setdefault(topics.input_action(name), []).append(pressed)
+        self.pressed = []
         said[topics.RECORDER_EVENT] = list(self._pending)
         self._pending = []
         return Inputs({t: [Received(x, self.now_ns) for x in xs] for t, xs in said.items() if xs})
@@ -373,3 +379,41 @@ def test_an_episode_does_not_outlast_its_limit(aloha: Rig) -> None:
     stage.to_running()
     stage.until("stopping", seconds=5.2)
     assert stage.session.results[0].seconds == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.fixture
+def with_puck(aloha: Rig) -> Stage:
+    """A session at whose rig an input device has buttons, and starts by them alone."""
+    rig = aloha.replaced(inputs={"mouse": {"driver": "spacemouse"}})
+    stage = Stage(rig, replace(PLAN, start="key", stop_when=frozenset()))
+    stage.until("homing")
+    stage.commander = "home"
+    stage.until("ready")
+    stage.commander = "ready"
+    stage.step(0.5)
+    return stage
+
+
+def test_a_button_starts_an_episode_and_ends_it(with_puck: Stage) -> None:
+    """The same button, by what the session is doing; what means nothing to it is left alone."""
+    with_puck.pressed = [("mouse", "gripper")]
+    with_puck.step(0.5)
+    assert with_puck.session.phase == "ready"
+    with_puck.pressed = [("mouse", "start_stop")]
+    with_puck.step(0.1)
+    assert with_puck.session.phase == "running"
+    with_puck.commander = "following"
+    with_puck.pressed = [("mouse", "start_stop")]
+    with_puck.step(0.1)
+    assert with_puck.session.phase == "stopping"
+    assert [e.kind for e in with_puck.events] == ["start", "stop"]
+
+
+def test_a_button_engages_the_emergency_stop_and_none_clears_it(with_puck: Stage) -> None:
+    """Clearing takes two deliberate keys."""
+    with_puck.pressed = [("mouse", "emergency_stop")]
+    with_puck.step()
+    assert with_puck.session.stop_engaged
+    with_puck.pressed = [("mouse", "start_stop")]
+    with_puck.step(0.5)
+    assert with_puck.session.stop_engaged
