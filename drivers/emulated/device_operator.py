@@ -31,6 +31,8 @@ PATIENCE_S = 0.7
 """A tool that has not come nearer for this long is not following: the hand lets go, returns to
 where it hangs, and grips again."""
 NEARER_M = 0.004
+CLOSE_M = 0.015
+"""A tool this close counts as brought there; what is left is within a puck's deadzone."""
 STAY_S = 1.0
 """How long the tool is kept at its target before the work counts as done."""
 PUCK_M_S = 0.25
@@ -105,7 +107,7 @@ class DeviceOperator:
     def _work(self, hand: _Hand, since_s: float) -> None:
         to_go = self._to_go_m(hand.arm)
         distance = float(np.linalg.norm(to_go))
-        hand.near_s = hand.near_s + TICK_S if distance < 2 * NEAR_M else 0.0
+        hand.near_s = hand.near_s + TICK_S if distance < CLOSE_M else 0.0
         speed = min(REACH_GAIN_1_S * distance, HAND_M_S)
         velocity = to_go * (speed / distance if distance > NEAR_M else 0.0)
         device = self._devices[hand.name]
@@ -122,7 +124,7 @@ class DeviceOperator:
 
     def _mind(self, hand: _Hand, distance_m: float, since_s: float) -> None:
         """Grip anew when the tool does not follow: a clutch opens when tracking was lost."""
-        if distance_m < hand.nearest_m - NEARER_M or distance_m < 2 * NEAR_M:
+        if distance_m < hand.nearest_m - NEARER_M or distance_m < CLOSE_M:
             hand.nearest_m, hand.nearest_at_s = distance_m, since_s
         elif since_s > max(hand.nearest_at_s, hand.grips_at_s + GRIP_S) + PATIENCE_S:
             hand.position_m = NEUTRAL_M.copy()
