@@ -45,6 +45,10 @@ def perform(
         return run.results
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
+    elif any(config.driver == "webxr" for config in rig.inputs.values()):
+        page = importlib.import_module("drivers.webxr_credentials")
+        code = page.obtain(rig.webxr).code
+        print(f"open in the headset: {page.page_address(rig.webxr)}, pairing code {code}")
     with Console(rig.operator) as console:
         results = runs.run_processes(rig, job, console, args.emulate, tell_latencies)
     for result in results:
