@@ -128,6 +128,34 @@ class TracingArm(Protocol):
         """All samples since the last call, oldest first."""
 
 
+@runtime_checkable
+class PushingArm(Protocol):
+    """An arm whose motors can push while a person guides it, instead of being off."""
+
+    torque_per_ampere: FloatArray
+    """Joint torque per ampere of each of its motors, N m/A, joints and then the gripper; known
+    once connected. NaN where there is no current control: such a joint is limp when let go."""
+
+    def set_push(self, joints: bool, gripper: bool) -> None:
+        """Ready the motors of what ``set_torque`` has let go to push; with no current yet.
+
+        Until the next ``set_torque`` they go limp when nothing is heard from us.
+
+        Raises:
+            DeviceError: naming every motor that does not obey; it is limp.
+            DeviceLostError: the device is gone and must be opened again.
+        """
+
+    def push(self, current_a: FloatArray) -> None:
+        """Set the current of each motor that is to push, joints and then the gripper.
+
+        Raises:
+            SafetyError: a current is not a finite number.
+            DeviceError: the motors had gone limp after a silence; they push with nothing now.
+            DeviceLostError: the device is gone and must be opened again.
+        """
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HandReading:
     """A tracked controller or hand; frame and ranges as in ``PoseInput``."""

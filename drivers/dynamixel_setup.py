@@ -7,14 +7,15 @@ writes do not, so each shadow is configured by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from drivers import dynamixel_bus
 from drivers import dynamixel_table as table
 from drivers.dynamixel_bus import DynamixelBus, Servo
 from drivers.dynamixel_table import ServoModel
 from drivers.dynamixel_units import tick_range
 from teleop.errors import DeviceError
-from teleop.rig_dynamixel import DynamixelArmModel, ServoGripper
+from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel, ServoGripper
 
 SHADOW_TOLERANCE_TICKS = 4
 """Two servos on one joint may differ by this much (0.35 degrees) before they strain each other."""
@@ -35,6 +36,21 @@ def servos_of(model: DynamixelArmModel) -> list[Servo]:
     if model.gripper is not None:
         servos.append(Servo(model.gripper.id, "gripper", model.gripper.servo))
     return servos
+
+
+def check_firmware(
+    bus: DynamixelBus, servo_ids: Sequence[int], arm: DynamixelArm, watched: bool
+) -> None:
+    """Refuse servos that lack what the arm is described to use; ``watched`` by the bus watchdog.
+
+    Raises:
+        DeviceError: naming every such servo.
+    """
+    if watched:
+        why = f"the bus watchdog of a {arm.role}"
+        dynamixel_bus.check_firmware(bus, servo_ids, table.FIRMWARE_WATCHDOG, why)
+    if arm.fast_sync_read:
+        dynamixel_bus.check_firmware(bus, servo_ids, table.FIRMWARE_FAST_READ, "fast_sync_read")
 
 
 def configure_eeprom(

@@ -9,7 +9,7 @@ by its own drive mode, never here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from drivers import dynamixel_table as table
 from drivers.base import ArmReading, DeviceHealth
 from drivers.dynamixel_bus import DynamixelBus
 from drivers.dynamixel_codec import GroupReader, GroupWrite, RecordArray, alerts_in
+from drivers.dynamixel_feel import ServoPush
 from drivers.dynamixel_health import HealthPoll
 from drivers.dynamixel_port import ServoPort
 from drivers.dynamixel_table import Register
@@ -48,7 +49,8 @@ class DynamixelArm:
         model: The description of its kind.
         open_port: Makes a closed port; called at every ``connect``, because a port that
             was lost cannot be used again.
-        watchdog_s: Silence on the bus after which a follower's servos stop by themselves.
+        watchdog_s: Silence on the bus after which the servos of a follower, and of a leader with
+            ``feel``, stop by themselves.
         sysfs: Where the kernel shows USB adapters.
     """
 
@@ -70,11 +72,11 @@ class DynamixelArm:
         self._sysfs = sysfs
         self._count = len(model.joints)
         self._ids = [joint.id for joint in model.joints]
-        self._shadow_of = {j.id: j.shadow_id for j in model.joints if j.shadow_id is not None}
         if model.gripper is not None:
             self._ids.append(model.gripper.id)
         self._units = ArmUnits(name, arm, model)
-        self._watchdog_s = watchdog_s if arm.role == "follower" else 0.0
+        self._push = ServoPush(name, arm, model)
+        self._watchdog_s = watchdog_s if arm.role == "follower" or arm.feel else 0.0
         self._connected = False
         self._armed = False
         self._last_packet_ns = 0
@@ -109,7 +111,7 @@ class DynamixelArm:
         bus, arm = self._bus, self._arm
         self._models = dynamixel_bus.identify(bus)
         bus.write_all(table.STATUS_RETURN_LEVEL, table.REPLY_TO_ALL)
-        self._check_firmware()
+        dynamixel_setup.check_firmware(bus, self._ids, arm, watched=self._watchdog_s > 0)
         timeout_s = arm.read_timeout_s
         self._reader = GroupReader(port, self._ids, MOTION, timeout_s, SPARES, arm.fast_sync_read)
         self._torque = GroupReader(port, list(bus.servos), [table.TORQUE_ENABLE], timeout_s)
@@ -118,8 +120,12 @@ class DynamixelArm:
         self._write_joints = GroupWrite(self._ids[: self._count], table.GOAL_POSITION)
         self._poll = HealthPoll(bus.servos.values(), port, timeout_s)
         self._units.learn([self._models[i] for i in self._ids])
+        self._push.learn(bus, self._models)
+        self.torque_per_ampere = self._push.torque_per_ampere
         seen = self._see_torque()
         self._torqued = {i: self._torqued[i] or self._has_torque(seen, i) for i in self._ids}
+        if pushing := self._push.found(self._torqued):
+            self._switch(pushing, False)
         if self._ask(self._watchdog)[table.BUS_WATCHDOG.name].any():
             self._clear_watchdog()
         gripper_range_rad = self._units.gripper_range_rad
@@ -128,19 +134,12 @@ class DynamixelArm:
             dynamixel_setup.configure_ram(bus, self._model, self._models, servo_id)
         self._last_packet_ns = port.clock.now_ns()
 
-    def _check_firmware(self) -> None:
-        if self._watchdog_s:
-            needed, why = table.FIRMWARE_WATCHDOG, "the bus watchdog of a follower"
-            dynamixel_bus.check_firmware(self._bus, self._ids, needed, why)
-        if self._arm.fast_sync_read:
-            needed, why = table.FIRMWARE_FAST_READ, "fast_sync_read"
-            dynamixel_bus.check_firmware(self._bus, self._ids, needed, why)
-
     def close(self) -> None:
         """See ``drivers.base.Arm``."""
         if self._connected and self._bus.port.is_open:
             try:
-                self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
+                if not self._switch(self._pushing, False):  # Else silence makes them limp.
+                    self._bus.write_all(table.BUS_WATCHDOG, table.WATCHDOG_OFF)
             except DeviceLostError as error:
                 log.warning("%s: closing: %s", self.name, error)
         self._release()
@@ -209,12 +208,15 @@ class DynamixelArm:
         wanted = dict.fromkeys(self._ids[: self._count], joints)
         wanted.update(dict.fromkeys(self._ids[self._count :], gripper))
         seen = self._find_torque()
-        off = [i for i in self._ids if not wanted[i] and any(seen[k] for k in self._pair(i))]
-        on = [i for i in self._ids if wanted[i] and not self._torqued[i]]
+        push = self._push.ids  # Their torque is not that of holding.
+        had = [i for i in self._ids if any(seen[k] for k in self._push.pair(i))]
+        off = [i for i in had if i in push or not wanted[i]]
+        on = [i for i in self._ids if wanted[i] and (i in push or not self._torqued[i])]
         faults = self._switch(off, False)
         if off or on:
             self._send(off + on, table.BUS_WATCHDOG, [table.WATCHDOG_OFF] * len(off + on))
-        if on:
+        faults += self._push.end(on)
+        if on := [i for i in on if i not in self._push.ids]:
             for servo_id in on:
                 dynamixel_setup.configure_ram(self._bus, self._model, self._models, servo_id)
             self._hold(on)
@@ -222,6 +224,16 @@ class DynamixelArm:
         self._arm_watchdog()
         if faults:
             raise DeviceError("; ".join(faults))
+
+    def set_push(self, joints: bool, gripper: bool) -> None:
+        """See ``drivers.base.PushingArm``."""
+        self._start_pushing(i for i in self._push.able(joints, gripper) if not self._torqued[i])
+
+    def push(self, current_a: FloatArray) -> None:
+        """See ``drivers.base.PushingArm``."""
+        self._watch_silence()
+        self._push.write(current_a)
+        self._last_packet_ns = self._bus.port.clock.now_ns()
 
     def torque_off(self) -> list[str]:
         """See ``drivers.base.Arm``: by broadcast first, then each servo, shadows too."""
@@ -301,15 +313,22 @@ class DynamixelArm:
 
     def _has_torque(self, seen: Mapping[int, bool], servo_id: int) -> bool:
         """A joint has torque when its shadow has it too."""
-        return all(seen[k] for k in self._pair(servo_id))
-
-    def _pair(self, servo_id: int) -> list[int]:
-        """A primary and its shadow, if it has one."""
-        return [servo_id, *([self._shadow_of[servo_id]] if servo_id in self._shadow_of else [])]
+        return all(seen[k] for k in self._push.pair(servo_id))
 
     @property
     def _expected_torque(self) -> dict[int, bool]:
-        return {k: on for i, on in self._torqued.items() for k in self._pair(i)}
+        return {k: on for i, on in self._torqued.items() for k in self._push.pair(i)}
+
+    @property
+    def _pushing(self) -> list[int]:
+        """Servos that push now, in the order of the arm."""
+        return [i for i in self._ids if i in self._push.ids and self._torqued[i]]
+
+    def _start_pushing(self, ids: Iterable[int]) -> None:
+        faults = self._switch(self._push.begin(ids), True)
+        self._arm_watchdog()
+        if faults:
+            raise DeviceError("; ".join(faults))
 
     def _switch(self, ids: Sequence[int], on: bool) -> list[str]:
         """Switch each servo; returns the failures in words. Shadows follow by themselves."""
@@ -353,8 +372,10 @@ class DynamixelArm:
             self._hold(holding)
 
     def _recover_from_trip(self) -> None:
+        pushing = self._pushing
+        self._switch(pushing, False)  # Else an old current might come back.
         self._clear_watchdog()
-        self._arm_watchdog()
+        self._start_pushing(pushing)
         self._poll.forget_torque()
         self._counts["watchdog_trips"] += 1
 

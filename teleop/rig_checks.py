@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NARROWEST_M = 0.01
+"""Of a workspace, in any direction: less is a slip of the pen."""
 MODEL_DRIVER = {"dynamixel": "dynamixel", "interbotix": "dynamixel", "franka": "franka"}
 """What kind of arm model each arm driver takes: an Interbotix stack drives the same servos."""
 SUPPORTED_BAUD = (57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000)
@@ -30,6 +32,7 @@ def faults_of(rig: Rig) -> list[str]:
     for name, arm in rig.arms.items():
         faults += _arm_faults(rig, name, arm)
     faults += _pairing_faults(rig)
+    faults += _feel_faults(rig)
     faults += input_faults(rig)
     faults += _device_address_faults(rig)
     faults += _task_faults(rig)
@@ -55,6 +58,10 @@ def _model_faults(path: str, model: ArmModel) -> Iterator[str]:
                     f"{path}.{key}: {joint.name} = {q} rad is outside its limits "
                     f"{joint.min_rad} ... {joint.max_rad}"
                 )
+    if (box := model.workspace) is not None:
+        for axis, low, high in zip("xyz", box.min_m, box.max_m, strict=True):
+            if high - low < NARROWEST_M:
+                yield f"{path}.workspace: {axis} from {low} to {high} m is no room to move in"
     names = [joint.name for joint in model.joints]
     yield from (f"{path}.joints: name {n!r} used twice" for n in _repeated(names))
     if isinstance(model, DynamixelArmModel):
@@ -106,6 +113,28 @@ def _pairing_faults(rig: Rig) -> Iterator[str]:
                 yield f"{path}: {name} has {mine} joints, its leader {arm.leader} has {theirs}"
     followed = [arm.leader for arm in rig.arms.values() if arm.leader is not None]
     yield from (f"arms: leader {n!r} is followed by two arms" for n in _repeated(followed))
+
+
+def _feel_faults(rig: Rig) -> Iterator[str]:
+    for name, arm in rig.arms.items():
+        if not isinstance(arm, DynamixelArm) or arm.feel is None or arm.model not in rig.arm_models:
+            continue
+        path, feel, model = f"arms.{name}.feel", arm.feel, rig.arm_model(name)
+        if arm.role != "leader":
+            yield f"{path}: {name} is a {arm.role}; only a leader is guided by hand"
+        if feel.gripper_spring is not None and model.gripper is None:
+            yield f"{path}.gripper_spring: arm model {arm.model!r} has no gripper"
+        if feel.barrier is not None and name not in (a.leader for a in rig.arms.values()):
+            yield f"{path}.barrier: no arm has {name!r} as its leader"
+        if feel.gravity is None:
+            continue
+        if model.kinematics is None:
+            yield f"{path}.gravity: arm model {arm.model!r} has no kinematics to weigh it by"
+        joints = [joint.name for joint in model.joints]
+        for joint in feel.gravity.max_current_a:
+            if joint not in joints:
+                known = ", ".join(joints)
+                yield f"{path}.gravity.max_current_a: no joint {joint!r}; joints: {known}"
 
 
 def _device_address_faults(rig: Rig) -> Iterator[str]:

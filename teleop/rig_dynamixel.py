@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from teleop.rig_parts import Angle, ArmBase, ArmModelBase, JointSpec, Model, Positive, ServoId
+from teleop.rig_parts import (
+    Angle,
+    ArmBase,
+    ArmModelBase,
+    JointSpec,
+    Model,
+    Name,
+    Positive,
+    ServoId,
+)
+
+FeelCurrent = Annotated[float, Field(gt=0, le=1.5)]
+"""Current of one motor that helps a hand, A. A WidowX 250 stretched out needs 1.1 A in each of its
+shoulder's two servos, which stall at 2.3 A (XM430-W350; ROBOTIS e-manual): above 1.5 A a cap is
+none."""
 
 
 class ServoJoint(JointSpec):
@@ -54,6 +68,55 @@ class DynamixelArmModel(ArmModelBase):
     profile_acceleration_rad_s2: float = Field(default=0.0, ge=0)
 
 
+class GripperSpring(Model):
+    """Opens the handle of a leader, so that it is squeezed like a trigger."""
+
+    stiffness_nm_rad: float = Field(default=0.4, gt=0, le=5)
+    """Of servos with current control; others push with all of ``max_torque_nm``."""
+    max_torque_nm: float = Field(default=0.2, gt=0, le=0.5)
+    """The most it pushes with. 0.2 N m is 5 N at a finger 40 mm from the servo."""
+    rest_opening: float = Field(default=1.0, ge=0, le=1)
+    """Where it comes to rest, 0 closed ... 1 open."""
+
+
+class GravityHelp(Model):
+    """Carries part of a leader's own weight, as its arm model's ``kinematics`` has it.
+
+    A gain below 1 leaves weight to the hand: with 0.7 the arm still sinks, and does not rise by
+    itself, when it is a third lighter than the model.
+    """
+
+    gain: float = Field(default=0.7, ge=0, le=1)
+    """Part of the weight that is carried."""
+    mass_scale: float = Field(default=1.0, ge=0.5, le=1.5)
+    """The arm's true weight, as a part of the model's."""
+    max_current_a: dict[Name, FeelCurrent] = Field(min_length=1)
+    """By joint, of each of its servos. Joints not named carry nothing."""
+
+
+class RangeBarrier(Model):
+    """Pushes a leader back before its follower's range ends, or its own."""
+
+    margin_rad: float = Field(default=0.1, ge=0, le=0.5)
+    """Where it begins, before the end of the range."""
+    stiffness_nm_rad: float = Field(default=10.0, gt=0, le=30)
+    """Bound: at 100 Hz a stiffer one would swing (twice a wrist's damping of 0.4 N m s/rad over
+    the time between two ticks, halved; see ``scene/leader.xml``)."""
+    max_current_a: FeelCurrent = 0.5
+    """Of each servo."""
+
+
+class LeaderFeel(Model):
+    """What the motors of a leader do while a hand guides it; all of it is off by default."""
+
+    gripper_spring: GripperSpring | None = None
+    gravity: GravityHelp | None = None
+    barrier: RangeBarrier | None = None
+    cutoff_rad_s: float = Field(default=3.0, gt=0, le=6)
+    """Speed of a joint at which its motor no longer adds to the motion; it begins to yield at
+    half of this. What slows a joint down is never cut off."""
+
+
 class DynamixelArm(ArmBase):
     """One arm on one serial bus."""
 
@@ -71,6 +134,8 @@ class DynamixelArm(ArmBase):
     """Use fast sync read (servo firmware 45 or newer on every servo of the arm)."""
     usb_latency_timer_ms: int = Field(default=1, ge=1, le=16)
     """Required FTDI latency timer; a larger one is refused at start."""
+    feel: LeaderFeel | None = None
+    """For a leader: how its motors help the hand that guides it."""
 
     @property
     def address(self) -> str:

@@ -48,3 +48,30 @@ def test_no_private_path_got_in() -> None:
     files = [*tracked("*.py"), *tracked("*.md"), *tracked("*.yaml"), *tracked("scripts/*")]
     mine = Path(__file__).name
     assert [p for p in files if p.name != mine and private.search(p.read_text())] == []
+
+
+VENDORS = {
+    "dynamixel_sdk": {"dynamixel_port.py", "dynamixel_bus.py"},
+    "franky": {"franka_franky.py", "franka_pilot.py"},
+    "panda_py": {"franka_panda.py"},
+    "pyspacemouse": {"spacemouse_hid.py"},
+    "easyhid": {"spacemouse_hid.py"},
+    "openvr": {"vr_client.py", "vr_abi.py"},
+    "aiohttp": {"webxr_server.py", "webxr_operator.py", "webxr.py", "franka_desk.py"},
+    "roslibpy": {"interbotix_rosbridge.py"},
+    "rclpy": {"interbotix_ros2.py"},
+    "rospy": {"xs_sdk_node.py"},
+}
+"""Vendors' packages, and the files that may import them: a driver, or the emulator below it."""
+
+
+def test_each_vendors_package_is_used_in_its_own_file() -> None:
+    """So that a package can be replaced, or be absent, without anybody else noticing."""
+    misplaced = []
+    for path in tracked("drivers/*.py"):
+        text = path.read_text()
+        for package, files in VENDORS.items():
+            used = re.search(rf"^\s*(import|from) {package}\b", text, re.MULTILINE)
+            if used and path.name not in files:
+                misplaced.append(f"{path.name} imports {package}")
+    assert misplaced == []

@@ -7,7 +7,7 @@ a gripper; a follower's fingers hang on that servo by a crank (see ``scene/follo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import mujoco
@@ -90,18 +90,25 @@ class Plant:
         arms: any of the four ALOHA names, in the order in which axes are wanted, and ``franka``.
         task: name of the task whose objects lie on the table.
         seed: with the episode number decides where they lie.
+        heavy: leaders that hang on no counterbalance, so that whoever guides them feels their
+            weight.
 
     Raises:
         UnknownNameError: no such arm or task.
     """
 
-    def __init__(self, arms: Sequence[str], task: str, seed: int) -> None:
+    def __init__(
+        self, arms: Sequence[str], task: str, seed: int, heavy: Collection[str] = ()
+    ) -> None:
         self.shown = tuple(arms)
         """All arms of the scene."""
         self.arms = tuple(arm for arm in arms if arm != FRANKA)
         """Those that servos drive."""
         self.task: TaskSpec = task_named(task, arms)
         self.model = build_model(arms, task)
+        for body in range(self.model.nbody):
+            if self.model.body(body).name.split("/")[0] in heavy:
+                self.model.body_gravcomp[body] = 0.0
         self.data = mujoco.MjData(self.model)
         self.step_s: float = self.model.opt.timestep
         self._seed = seed

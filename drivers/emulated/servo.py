@@ -70,6 +70,20 @@ class Servo:
         self.deaf_until_ns = now_ns + REBOOT_NS
         self.goal_given = False
 
+    def stop_by_watchdog(self) -> None:
+        """Silence: what it was told last no longer counts.
+
+        That a servo which regulates current or voltage then lets go, is what users report of an
+        XM540 (forum.robotis.com, 4814; servos of the 330 size are said not to obey).
+        """
+        registers = self.registers
+        registers.table[98] = dt.WATCHDOG_TRIPPED
+        self.goal_given = False
+        if registers.table[11] == sr.MODE_CURRENT:
+            registers.set(102, 0)
+        elif registers.table[11] == sr.MODE_PWM:
+            registers.set(sr.GOAL_PWM, 0)
+
     def measure(self, bank: ServoBank, end: int) -> None:
         """Bring the present-value registers below address ``end`` up to date."""
         registers, axis, sign = self.registers, self.axis, self.sign

@@ -121,9 +121,9 @@ class ServoChain:
             if servo.watched:
                 allowed_ns = servo.registers.table[98] * ns_from_s(dt.WATCHDOG_UNIT_S)
                 if now_ns - self._heard_ns > allowed_ns:
-                    servo.registers.table[98] = dt.WATCHDOG_TRIPPED
-                    servo.goal_given = False
+                    servo.stop_by_watchdog()
                     self.bank.hold(servo.axis)
+                    self._redrive(servo)
 
     # Who hears, who answers.
 

@@ -254,8 +254,23 @@ class ServoRegisters:
             if error := self._refusal(field, int.from_bytes(raw, "little", signed=field.low < 0)):
                 return error
             at += field.size
+        mode = self.table[11]
         self.table[address:end] = data
+        if self.table[11] != mode:
+            self._fit_mode()
         return 0
+
+    def _fit_mode(self) -> None:
+        """What a new operating mode does to the settings of the old one.
+
+        The e-manual says it of gains and profiles. That goals go back to their limits, as at
+        power-up, is an assumption, and the worst one: a current not set anew would be the largest.
+        """
+        factory = self.factory
+        gains = {76: factory.velocity_i, 78: 100, 80: factory.position_d, 84: factory.position_p}
+        goals = {100: self.get(36), 102: self.get(38), 104: self.get(44), 108: 0, 112: 0}
+        for address, value in {**gains, **goals}.items():
+            self.set(address, value)
 
     def _refusal(self, field: Field, value: int) -> int:
         address = field.address
