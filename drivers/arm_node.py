@@ -33,6 +33,7 @@ from drivers.arm_torque import GRIPPER_FREE, HELD, JOINTS_FREE, OFF, ArmTorque
 from drivers.arm_voice import ArmVoice
 from drivers.base import Arm, ArmReading
 from drivers.command_gate import CommandGate
+from drivers.leader_feel import feel_of
 from drivers.registry import open_arm
 from teleop import topics
 from teleop.clock import Clock, ns_from_s
@@ -101,7 +102,7 @@ class ArmNode:
         )
         self.mode = "hold"
         self._reason = ""
-        self._torque = ArmTorque(arm, self._leads)
+        self._torque = ArmTorque(arm, self._leads, feel_of(name, rig))
         self._restart = False
         self._in_final_fault = False
         self._ramping = False
@@ -151,6 +152,7 @@ class ArmNode:
         self._decide(now_ns, reading)
         if not wrote:
             outputs += self._move(now_ns, reading)
+        self._help_hand(reading)
         return outputs
 
     def health(self, now_ns: int) -> NodeHealth:
@@ -353,6 +355,13 @@ class ArmNode:
             self._failed(error)
             return []
         return self._voice.applied(reading.position_rad, opening, command, self.mode, Limited.NONE)
+
+    def _help_hand(self, reading: ArmReading | None) -> None:
+        """Of a leader with a feel: push as that says, and with nothing in a fault."""
+        try:
+            self._torque.help_hand(None if self.mode == "fault" else reading)
+        except DeviceError as error:
+            self._failed(error)
 
     def _put_setpoint(self, reading: ArmReading) -> None:
         """Begin anew, at rest, where the arm was measured."""

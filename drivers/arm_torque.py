@@ -6,7 +6,8 @@ motor stops half way. Everything else, a guided leader too, is ``set_torque``.
 
 from __future__ import annotations
 
-from drivers.base import Arm
+from drivers.base import Arm, ArmReading, PushingArm
+from drivers.leader_feel import Feel
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError
 
@@ -28,12 +29,15 @@ class ArmTorque:
     Args:
         arm: A connected arm.
         leads: Whether a person guides it; else letting go means to rest.
+        feel: How its motors help that person, where they can.
     """
 
-    def __init__(self, arm: Arm, leads: bool) -> None:
+    def __init__(self, arm: Arm, leads: bool, feel: Feel | None = None) -> None:
         self.wanted = HELD
         self._arm = arm
         self._leads = leads
+        self._feel = feel
+        self._pusher = arm if feel is not None and isinstance(arm, PushingArm) else None
         self._switched: Switches | None = None  # None: not known
         self._retry_ns = 0
 
@@ -70,6 +74,25 @@ class ArmTorque:
         self._retry_ns = now_ns + ns_from_s(SWITCH_RETRY_S)
         if not self.rests:
             self._arm.set_torque(*self.wanted)
+            if self._pusher is not None:
+                self._pusher.set_push(*(not held for held in self.wanted))
         elif failures := self._arm.torque_off():
             raise DeviceError(f"torque is not off everywhere: {'; '.join(failures)}")
         self._switched, self._retry_ns = self.wanted, 0
+
+    def help_hand(self, reading: ArmReading | None) -> None:
+        """Have the motors of what is let go push as the arm's feel says of a fresh reading.
+
+        Without one, and while torque is not as wanted, they push with nothing: a current lasts
+        until the next one.
+
+        Raises:
+            DeviceError: the motors had gone limp after a silence.
+            DeviceLostError: the arm is gone.
+        """
+        if self._feel is None or self._pusher is None:
+            return
+        current = self._feel.nothing
+        if reading is not None and self.is_set and self.wanted != HELD:
+            current = self._feel.current_a(reading, self._pusher.torque_per_ampere)
+        self._pusher.push(current)

@@ -56,6 +56,7 @@ def check_firmware(
 def configure_eeprom(
     bus: DynamixelBus,
     model: DynamixelArmModel,
+    joint_ranges_rad: Sequence[tuple[float, float]],
     gripper_range_rad: tuple[float, float],
     models: Mapping[int, ServoModel],
 ) -> None:
@@ -66,14 +67,14 @@ def configure_eeprom(
     """
     for servo_id in bus.servos:
         bus.configure(servo_id, table.RETURN_DELAY, 0)
-    for joint in model.joints:
+    for joint, (low_rad, high_rad) in zip(model.joints, joint_ranges_rad, strict=True):
         _configure(bus, joint.id, joint.reverse, table.MODE_POSITION)
         _free_secondary_id(bus, joint.id)
-        _widen_limits(bus, joint.id, joint.min_rad, joint.max_rad)
+        _widen_limits(bus, joint.id, low_rad, high_rad)
         if joint.shadow_id is not None:
             _configure(bus, joint.shadow_id, joint.shadow_reverse, table.MODE_POSITION)
             bus.configure(joint.shadow_id, table.SECONDARY_ID, joint.id)
-            _widen_limits(bus, joint.shadow_id, joint.min_rad, joint.max_rad)
+            _widen_limits(bus, joint.shadow_id, low_rad, high_rad)
             align_shadow(bus, joint.id, joint.shadow_id)
     if model.gripper is not None:
         mode = _gripper_mode(bus, model.gripper, models[model.gripper.id])

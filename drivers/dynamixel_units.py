@@ -23,7 +23,8 @@ class ArmUnits:
 
     Args:
         name: The arm's name, for messages.
-        arm: Its description; its own gripper calibration comes before the model's.
+        arm: Its description; its own gripper calibration comes before the model's, and its
+            joints' offsets are added to what the servos report.
         model: The description of its kind.
     """
 
@@ -33,10 +34,18 @@ class ArmUnits:
         self._scale = gripper_scale(arm, model)
         self.gripper_range_rad = (0.0, 0.0)
         """Servo angle closed and open."""
-        ranges = [(joint.min_rad, joint.max_rad) for joint in model.joints]
+        offsets = [arm.joint_offsets_rad.get(joint.name, 0.0) for joint in model.joints]
+        self.joint_ranges_rad = [
+            (joint.min_rad - offset, joint.max_rad - offset)
+            for joint, offset in zip(model.joints, offsets, strict=True)
+        ]
+        """Limits of each joint as its servo counts."""
+        ranges = list(self.joint_ranges_rad)
         if self._scale is not None:
             self.gripper_range_rad = (self._scale.closed_rad, self._scale.open_rad)
             ranges.append((min(self.gripper_range_rad), max(self.gripper_range_rad)))
+            offsets.append(0.0)
+        self._offset_rad = np.array(offsets)
         limits = [tick_range(low, high) for low, high in ranges]
         self._low, self._high = np.array(limits, np.float64).T
         self._ampere = np.full(len(ranges), np.nan)
@@ -56,7 +65,7 @@ class ArmUnits:
         if len(position_rad) != n:
             raise SafetyError(f"{self._name}: {len(position_rad)} joint goals for {n} joints")
         goal = np.empty(n if gripper is None or self._scale is None else n + 1)
-        goal[:n] = position_rad
+        goal[:n] = position_rad - self._offset_rad[:n]
         if gripper is not None and self._scale is not None:
             goal[n] = self._scale.angle_rad(gripper)
         if not np.isfinite(goal).all():
@@ -72,6 +81,7 @@ class ArmUnits:
     def reading(self, records: RecordArray, stamp_ns: int) -> ArmReading:
         """A reading from the records of a ``MOTION`` block."""
         angle = (records[table.PRESENT_POSITION.name] - table.TICK_ZERO) * table.RAD_PER_TICK
+        angle += self._offset_rad
         rate = records[table.PRESENT_VELOCITY.name] * table.RAD_S_PER_UNIT
         effort = records[table.PRESENT_CURRENT.name] * self._ampere
         if self._scale is None:

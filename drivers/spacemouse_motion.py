@@ -24,6 +24,9 @@ MAX_OFFSET = 0.15
 """More than this at rest is no zero to be taken off; the puck zeroes itself when plugged in."""
 MIN_REST = 0.05
 """Below this a puck is at rest, whatever the deadzone."""
+RELEASE_NS = ns_from_s(0.25)
+"""A puck that was silent for longer while pushed does not go on where it was: it must be let go
+first, as a hand that was lost for as long must grip anew (``cartesian.open_s``)."""
 IDLE_NS = ns_from_s(0.02)
 """A puck at rest is silent; zeros are told this often in its place, so that it is seen alive."""
 
@@ -58,10 +61,14 @@ class PuckMotion:
         self._value = np.zeros(6)
         self._buttons: frozenset[str] = frozenset()
         self._moved = False
+        self._fell_silent = False
         self.fault = ""
 
     def axes(self, raw: FloatArray, now_ns: int) -> None:
         """The puck reported its deflection, shape (6,), full scale 1."""
+        if self._fell_silent and now_ns - self._axes_ns > RELEASE_NS:
+            self._live = False
+        self._fell_silent = False
         self._raw, self._axes_ns = raw, now_ns
         if self._settling is not None:
             self._settling.append((now_ns, raw))
@@ -91,9 +98,10 @@ class PuckMotion:
         if self._value.any() and now_ns - self._axes_ns > self._silence_ns:
             self._value = np.zeros(6)
             self.silences += 1
+            self._fell_silent = True
             self.fault = (
                 f"fell silent while deflected, taken as let go after {self._silence_ns / 1e6:.0f} "
-                "ms; check its battery, radio and cable"
+                "ms; let go of it, and check its battery, radio and cable"
             )
             self._tell(now_ns)
         elif self._moved:

@@ -49,8 +49,7 @@ class DynamixelArm:
         model: The description of its kind.
         open_port: Makes a closed port; called at every ``connect``, because a port that
             was lost cannot be used again.
-        watchdog_s: Silence on the bus after which the servos of a follower, and of a leader with
-            ``feel``, stop by themselves.
+        watchdog_s: Silence after which servos of a follower, or a leader with ``feel``, stop.
         sysfs: Where the kernel shows USB adapters.
     """
 
@@ -76,6 +75,7 @@ class DynamixelArm:
             self._ids.append(model.gripper.id)
         self._units = ArmUnits(name, arm, model)
         self._push = ServoPush(name, arm, model)
+        self.torque_per_ampere = self._push.torque_per_ampere
         self._watchdog_s = watchdog_s if arm.role == "follower" or arm.feel else 0.0
         self._connected = False
         self._armed = False
@@ -97,8 +97,7 @@ class DynamixelArm:
         dynamixel_bus.check_latency_timer(
             self.name, port.port_name, self._arm.usb_latency_timer_ms, self._sysfs
         )
-        servos = dynamixel_setup.servos_of(self._model)
-        self._bus = DynamixelBus(self.name, servos, port)
+        self._bus = DynamixelBus(self.name, dynamixel_setup.servos_of(self._model), port)
         self._bus.open()
         try:
             self._bring_up(port)
@@ -121,15 +120,14 @@ class DynamixelArm:
         self._poll = HealthPoll(bus.servos.values(), port, timeout_s)
         self._units.learn([self._models[i] for i in self._ids])
         self._push.learn(bus, self._models)
-        self.torque_per_ampere = self._push.torque_per_ampere
         seen = self._see_torque()
         self._torqued = {i: self._torqued[i] or self._has_torque(seen, i) for i in self._ids}
         if pushing := self._push.found(self._torqued):
             self._switch(pushing, False)
         if self._ask(self._watchdog)[table.BUS_WATCHDOG.name].any():
             self._clear_watchdog()
-        gripper_range_rad = self._units.gripper_range_rad
-        dynamixel_setup.configure_eeprom(bus, self._model, gripper_range_rad, self._models)
+        ranges = (self._units.joint_ranges_rad, self._units.gripper_range_rad)
+        dynamixel_setup.configure_eeprom(bus, self._model, *ranges, self._models)
         for servo_id in self._ids:
             dynamixel_setup.configure_ram(bus, self._model, self._models, servo_id)
         self._last_packet_ns = port.clock.now_ns()
@@ -208,10 +206,9 @@ class DynamixelArm:
         wanted = dict.fromkeys(self._ids[: self._count], joints)
         wanted.update(dict.fromkeys(self._ids[self._count :], gripper))
         seen = self._find_torque()
-        push = self._push.ids  # Their torque is not that of holding.
         had = [i for i in self._ids if any(seen[k] for k in self._push.pair(i))]
-        off = [i for i in had if i in push or not wanted[i]]
-        on = [i for i in self._ids if wanted[i] and (i in push or not self._torqued[i])]
+        off = [i for i in had if i in self._push.ids or not wanted[i]]
+        on = [i for i in self._ids if wanted[i] and (i in self._push.ids or not self._torqued[i])]
         faults = self._switch(off, False)
         if off or on:
             self._send(off + on, table.BUS_WATCHDOG, [table.WATCHDOG_OFF] * len(off + on))
@@ -232,8 +229,8 @@ class DynamixelArm:
     def push(self, current_a: FloatArray) -> None:
         """See ``drivers.base.PushingArm``."""
         self._watch_silence()
-        self._push.write(current_a)
-        self._last_packet_ns = self._bus.port.clock.now_ns()
+        if self._push.write(current_a):
+            self._last_packet_ns = self._bus.port.clock.now_ns()
 
     def torque_off(self) -> list[str]:
         """See ``drivers.base.Arm``: by broadcast first, then each servo, shadows too."""
@@ -394,8 +391,9 @@ class DynamixelArm:
         state = self._ask(self._watchdog)[table.BUS_WATCHDOG.name]
         if not (state == table.WATCHDOG_TRIPPED).any():
             return
+        now = "it was limp meanwhile" if self._pushing else "the arm holds where it stopped"
         self._recover_from_trip()
         raise DeviceError(
             f"{self.name}: its bus watchdog stopped the servos after {silence_ns / 1e9:.2f} s "
-            "without a packet; the arm holds where it stopped"
+            f"without a packet; {now}"
         )

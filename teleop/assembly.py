@@ -56,6 +56,8 @@ class Job:
     max_seconds: float | None = None
     tags: tuple[str, ...] = ()
     """Marks of the recorded episodes, to choose them by."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """The rig's calibration results, stored in each episode and compared with a policy's."""
     lease: str = "tandem"
 
 
@@ -152,6 +154,7 @@ def specs_of(rig: Rig, job: Job, run_dir: Path | None = None) -> list[NodeSpec]:
             "first_episode": job.first_episode,
             "max_seconds": job.max_seconds,
             "tags": list(job.tags),
+            "calibration": dict(job.calibration),
         }
         specs.append(NodeSpec("recorder", "recorder.recorder_node:build", "recorder", recording))
     return specs
@@ -159,7 +162,8 @@ def specs_of(rig: Rig, job: Job, run_dir: Path | None = None) -> list[NodeSpec]:
 
 def commander_options(job: Job) -> dict[str, Any]:
     """What the commander, and a policy's node beside it, are told of the job."""
-    return {"lease": job.lease, "task": job.task, **job.options}
+    told = {"calibration": dict(job.calibration)} if job.kind == "deploy" else {}
+    return {"lease": job.lease, "task": job.task, **told, **job.options}
 
 
 def has_remote_policy(job: Job) -> bool:

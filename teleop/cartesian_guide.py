@@ -118,6 +118,11 @@ class CartesianGuide:
         return self._curb
 
     @property
+    def latches(self) -> int:
+        """How often a hand was latched in this episode: presses, changes of scale, jumps."""
+        return 0 if self._hand is None else self._hand.latches
+
+    @property
     def target(self) -> ToolPose:
         """Where the tool was last asked to be, within all limits, in the base's frame."""
         return self._target

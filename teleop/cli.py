@@ -236,6 +236,27 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _run_calibrate(args: argparse.Namespace, rest: list[str]) -> int:
+    board_type = importlib.import_module("calibration.board").Board
+    board = board_type(args.columns, args.rows, args.square_mm / 1e3)
+    if args.kind == "board":
+        board.write(Path(args.name))
+        print(f"{args.name}: print it at 100 % and measure a square")
+        return 0
+    calibrate = importlib.import_module("drivers.calibrate")
+    guide = importlib.import_module("drivers.calibrate_guide").TerminalGuide(sys.stdin, sys.stdout)
+    given = ["name", "hardware", "emulate", "arm", "reference", "apply", "by_hand", "beside"]
+    given += ["touch", "joint", "picture"]
+    options = calibrate.CalibrateOptions(
+        kind=args.kind.replace("-", "_"),
+        cameras=args.cameras or (),
+        board=board,
+        **{name: getattr(args, name) for name in given},
+    )
+    calibrate.run(options, guide)
+    return 0
+
+
 def _run_recover(args: argparse.Namespace, rest: list[str]) -> int:
     lines: list[str] = importlib.import_module("recorder.recover").recover(args.folder)
     print("\n".join(lines) if lines else f"{args.folder}: nothing to recover")
@@ -263,6 +284,10 @@ def _run_train(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_doctor(args: argparse.Namespace, rest: list[str]) -> int:
+    if args.udev or args.install_udev:
+        udev = importlib.import_module("drivers.udev")
+        print(udev.run(args.hardware, args.install_udev))
+        return 0
     examine = importlib.import_module("drivers.doctor").examine
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
@@ -298,7 +323,8 @@ def _check_packages() -> None:
 
 _COMMANDS = (
     ("doctor", _run_doctor, "check the rig and say what to mend", flags.doctor_options),
-    ("teleop", _run_teleop, "move the followers with the leaders", flags.hand_options),
+    ("calibrate", _run_calibrate, "measure what the rig file cannot know", flags.calibrate_options),
+    ("teleop", _run_teleop, "move the arms by hand or input device", flags.hand_options),
     ("record", _run_record, "teleoperate and record episodes", flags.record_options),
     ("recover", _run_recover, "finish episodes of a killed recorder", flags.recover_options),
     ("inspect", _run_inspect, "summarise, draw or validate an episode", flags.inspect_options),

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ def run_job(
     first_episode: int = 0,
 ) -> int:
     """Run a job that the options describe; returns the exit code."""
+    rig, calibration = calibrated(args, rig)
     job = job_of(args, kind, options, operator_file, first_episode)
+    job = replace(job, calibration=calibration)
     return summary_of(perform(args, rig, job, lambda result: report_on(result, kind)), job)
 
 
@@ -89,6 +92,32 @@ def job_of(
         max_seconds=args.seconds,
         tags=tuple(args.tag or ()),
     )
+
+
+def calibrated(args: argparse.Namespace, rig: Rig) -> tuple[Rig, dict[str, Any]]:
+    """The rig with its calibration applied, and all results, for the episodes.
+
+    Raises:
+        RigError: a result does not belong to this rig, or is damaged.
+    """
+    from teleop.errors import RigError
+
+    files, rules = (importlib.import_module(f"calibration.{name}") for name in ("results", "rules"))
+    real = not (args.emulate or args.lockstep)
+    results = files.load_results(files.folder_of(args.hardware, "hardware" if real else "emulated"))
+    found = {}
+    if real:
+        identity_of = importlib.import_module("drivers.calibrate_guide").identity_of
+        found = {name: identity_of(name, rig) for name in (*rig.arms, *rig.cameras)}
+    else:
+        rig = rig.replaced(backend="emulated")
+    findings = rules.check_calibration(rig, results, found)
+    if faults := [finding.words for finding in findings if finding.level == "fail"]:
+        raise RigError(str(args.hardware), faults)
+    for finding in findings:
+        if finding.level == "warn":
+            print(f"warning: {finding.words}", file=sys.stderr)
+    return rules.applied(rig, results), results.snapshot()
 
 
 def rig_of(args: argparse.Namespace) -> Rig:

@@ -60,6 +60,29 @@ def hand_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def calibrate_options(command: argparse.ArgumentParser) -> None:
+    """``tandem calibrate``; names are those of ``drivers.calibrate.CalibrateOptions``."""
+    kinds = ("arm", "gripper", "camera", "hand-eye", "vr", "latency", "board")
+    command.add_argument("kind", choices=kinds, help="what to measure, or the board to print")
+    command.add_argument("name", help="arm, camera or input; board: the picture file (.svg, .png)")
+    rig_options(command)
+    command.add_argument("--arm", help="hand-eye, vr: the arm that moves")
+    command.add_argument("--reference", help="arm: the one to compare with, default: its leader")
+    command.add_argument("--apply", action="store_true", help="arm: take the offsets over")
+    command.add_argument(
+        "--by-hand", action="store_true", help="gripper, hand-eye: move it yourself"
+    )
+    command.add_argument("--beside", action="store_true", help="hand-eye: camera beside the arm")
+    command.add_argument("--touch", action="store_true", help="vr: hold the device to the tool")
+    command.add_argument("--cameras", type=_names, help="latency: those that watch the arm")
+    command.add_argument("--joint", default="waist", help="latency: what swings (%(default)s)")
+    command.add_argument("--picture", type=Path, help="camera: where the coverage is drawn")
+    board = command.add_argument_group("ChArUco board")
+    board.add_argument("--columns", type=_count, default=10, help="squares (%(default)s)")
+    board.add_argument("--rows", type=_count, default=7, help="squares (%(default)s)")
+    board.add_argument("--square-mm", type=_positive, default=25.0, help="(%(default)s)")
+
+
 def record_options(command: argparse.ArgumentParser) -> None:
     """``tandem record``."""
     hand_options(command)
@@ -159,6 +182,10 @@ def doctor_options(command: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path(), help="folder whose disk is tried (default: this one)"
     )
     command.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    command.add_argument("--udev", action="store_true", help="print udev rules, check nothing")
+    command.add_argument(
+        "--install-udev", action="store_true", help="write the udev rules, as root; check nothing"
+    )
 
 
 def _positive(text: str) -> float:

@@ -71,7 +71,7 @@ class DynamixelArmModel(ArmModelBase):
 class GripperSpring(Model):
     """Opens the handle of a leader, so that it is squeezed like a trigger."""
 
-    stiffness_nm_rad: float = Field(default=0.4, gt=0, le=5)
+    stiffness_nm_rad: float = Field(default=2.0, gt=0, le=5)
     """Of servos with current control; others push with all of ``max_torque_nm``."""
     max_torque_nm: float = Field(default=0.2, gt=0, le=0.5)
     """The most it pushes with. 0.2 N m is 5 N at a finger 40 mm from the servo."""
@@ -99,7 +99,7 @@ class RangeBarrier(Model):
 
     margin_rad: float = Field(default=0.1, ge=0, le=0.5)
     """Where it begins, before the end of the range."""
-    stiffness_nm_rad: float = Field(default=10.0, gt=0, le=30)
+    stiffness_nm_rad: float = Field(default=20.0, gt=0, le=30)
     """Bound: at 100 Hz a stiffer one would swing (twice a wrist's damping of 0.4 N m s/rad over
     the time between two ticks, halved; see ``scene/leader.xml``)."""
     max_current_a: FeelCurrent = 0.5
@@ -127,6 +127,8 @@ class DynamixelArm(ArmBase):
     gripper_closed_rad: Angle | None = None
     """This arm's own gripper calibration, before the model's."""
     gripper_open_rad: Angle | None = None
+    joint_offsets_rad: dict[Name, Angle] = Field(default_factory=dict)
+    """Added to what the servos report, by joint; from ``tandem calibrate arm``. Others have 0."""
     read_timeout_s: Positive = 0.008
     """Time beyond the wire time that a group read may take before it counts as failed."""
     read_retries: int = Field(default=1, ge=0, le=5)

@@ -88,8 +88,6 @@ class FrankaArm(ArmBase):
     (joints 1 to 4 of the FR3)."""
     wall: FrankaWall = FrankaWall()
     load: FrankaLoad | None = None
-    state_hz: Positive = Field(default=200.0, le=1000)
-    """How often the arm's state is published; its own 1 kHz is told beside it, whole."""
     deadman_hold_s: Positive = Field(default=0.1, le=0.5)
     """Without a command for this long the arm slows down and holds."""
     deadman_stop_s: Positive = Field(default=0.5, le=2)

@@ -160,7 +160,10 @@ class TeleopNode(Commander):
             ok=not words,
             state="following",
             detail="; ".join(words),
-            values={"late_leader_readings": float(self._late_readings)},
+            values={
+                "late_leader_readings": float(self._late_readings),
+                **{f"{arm}_latches": float(g.latches) for arm, g in self._guides.items()},
+            },
         )
 
     def _guide(self, arm: str) -> CartesianGuide:

@@ -20,7 +20,8 @@ from teleop.rig import Rig
 
 TICK_S = 0.02
 GRIP_S = 0.4
-"""The grip is closed for this long before the hand begins to move."""
+"""The hand grips, or a puck is left alone, for this long before it moves: a push that was there
+before the episode does not count."""
 REACH_GAIN_1_S = 2.0
 """Of the hand's speed over the distance still to go; an unhurried reach."""
 HAND_M_S = 0.2
@@ -28,8 +29,8 @@ HAND_M_S = 0.2
 NEAR_M = 0.006
 """Closer than this the hand keeps still."""
 PATIENCE_S = 0.7
-"""A tool that has not come nearer for this long is not following: the hand lets go, returns to
-where it hangs, and grips again."""
+"""A tool that has not come nearer for this long is not following: the hand lets go, a controller
+returns to where it hangs, and takes hold again."""
 NEARER_M = 0.004
 CLOSE_M = 0.015
 """A tool this close counts as brought there; what is left is within a puck's deadzone."""
@@ -111,19 +112,20 @@ class DeviceOperator:
         speed = min(REACH_GAIN_1_S * distance, HAND_M_S)
         velocity = to_go * (speed / distance if distance > NEAR_M else 0.0)
         device = self._devices[hand.name]
+        self._mind(hand, distance, since_s)
+        if since_s <= hand.grips_at_s + GRIP_S:
+            velocity = np.zeros(3)
         if hand.kind == "twist":
             # x away from the operator, y to the left: as the puck lies on the table.
             push = np.array([velocity[1], -velocity[0], velocity[2]]) / PUCK_M_S
             device.move(hand.name, PuckPush(np.clip(push, -1.0, 1.0), np.zeros(3)))
             return
-        self._mind(hand, distance, since_s)
+        hand.position_m = hand.position_m + TICK_S * _in_room(velocity)
         grips = since_s >= hand.grips_at_s
-        if since_s > hand.grips_at_s + GRIP_S:
-            hand.position_m = hand.position_m + TICK_S * _in_room(velocity)
         device.move(hand.name, HandPose(hand.position_m, squeeze=float(grips)))
 
     def _mind(self, hand: _Hand, distance_m: float, since_s: float) -> None:
-        """Grip anew when the tool does not follow: a clutch opens when tracking was lost."""
+        """Take hold anew when the tool does not follow: a clutch opens when tracking was lost."""
         if distance_m < hand.nearest_m - NEARER_M or distance_m < CLOSE_M:
             hand.nearest_m, hand.nearest_at_s = distance_m, since_s
         elif since_s > max(hand.nearest_at_s, hand.grips_at_s + GRIP_S) + PATIENCE_S:

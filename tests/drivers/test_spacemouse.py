@@ -102,7 +102,7 @@ def test_a_held_puck_counts_for_as_long_as_it_is_held(bench: Bench) -> None:
 
 
 def test_a_puck_that_falls_silent_while_pushed_reads_zero(bench: Bench) -> None:
-    """After the silence that the rig file allows; health says so until it speaks again."""
+    """After the silence that the rig file allows; health says so until it is let go."""
     puck = bench.puck("puck")
     hand = bench.driver(silence_s=0.3).settle()
     puck.move("puck", push(0.8))
@@ -114,9 +114,13 @@ def test_a_puck_that_falls_silent_while_pushed_reads_zero(bench: Bench) -> None:
     health = hand.device.health()
     assert not health.ok
     assert health.detail.startswith("puck: fell silent while deflected")
+    hand.told.clear()
     puck.fall_silent(False)
-    hand.wait_for_motion()
+    puck.move("puck", REST)
     wait_for(lambda: hand.device.health().ok, "it to be believed again")
+    assert not any(r.linear.any() for r in hand.told)
+    puck.move("puck", push(0.8))
+    hand.wait_for_motion()
 
 
 def test_a_puck_unplugged_while_pushed_is_let_go_at_once_and_comes_back(bench: Bench) -> None:

@@ -56,13 +56,25 @@ def test_a_deflection_that_is_not_repeated_ends_after_the_silence() -> None:
     assert motion.silences == 1
 
 
-def test_it_is_believed_again_when_it_speaks_again() -> None:
+def test_it_is_believed_again_when_it_soon_speaks_again() -> None:
     """The fault ends with the next report."""
     motion, now_ns = settled()
     report(motion, deflection(0.7), now_ns)
-    motion.tick(now_ns + 200 * MS)
-    assert last_x(report(motion, deflection(0.5), now_ns + 300 * MS)) > 0
+    motion.tick(now_ns + 150 * MS)
+    assert last_x(report(motion, deflection(0.5), now_ns + 200 * MS)) > 0
     assert motion.fault == ""
+
+
+def test_after_a_long_silence_it_must_be_let_go_first() -> None:
+    """An arm that stood still does not set off when a radio comes back; health asks for it."""
+    motion, now_ns = settled()
+    report(motion, deflection(0.7), now_ns)
+    motion.tick(now_ns + 200 * MS)
+    assert last_x(report(motion, deflection(0.5), now_ns + 300 * MS)) == 0
+    assert "let go of it" in motion.fault
+    report(motion, deflection(0.0), now_ns + 310 * MS)
+    assert motion.fault == ""
+    assert last_x(report(motion, deflection(0.5), now_ns + 320 * MS)) > 0
 
 
 def test_a_held_puck_that_repeats_itself_keeps_counting() -> None:

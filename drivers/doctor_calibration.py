@@ -1,0 +1,47 @@
+"""The doctor's look at the calibration results beside a rig file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from calibration.results import folder_of, load_results
+from calibration.rules import check_calibration
+from drivers.calibrate_guide import identity_of
+from drivers.doctor_checks import Check, Status, told
+from teleop.errors import RigError
+from teleop.rig import Rig
+
+THING = "calibration"
+PAGE = "docs/calibration.md"
+
+
+def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> Iterator[Check]:
+    """Whether the results are readable, of these devices, good, and complete.
+
+    Args:
+        rig: The rig; of an emulated one the emulation's results are looked at.
+        hardware: Its file.
+        sysfs: Where the kernel shows USB adapters.
+    """
+    folder = folder_of(hardware, rig.backend)
+    try:
+        results = load_results(folder)
+    except RigError as error:
+        for fault in error.faults:
+            yield told("fail", THING, f"{folder}: {fault}")
+        return
+    found = {name: identity_of(name, rig, sysfs) for name in rig.arms}
+    alike: dict[tuple[Status, str], list[str]] = defaultdict(list)
+    for finding in check_calibration(rig, results, found):
+        who, _, what = finding.words.partition(": ")
+        alike[(finding.level, what or who)].append(who if what else "")
+    for (level, words), named in alike.items():
+        names = ", ".join(filter(None, named))
+        sentence = f"{names}: {words}" if names else words
+        if "; " not in sentence:
+            sentence += f"; run tandem calibrate, see {PAGE}"
+        yield told(level, THING, sentence)
+    if not any(level != "ok" for level, _ in alike):
+        yield Check("ok", THING, f"{len(results.by_stem)} results in {folder} are of these devices")

@@ -1,0 +1,146 @@
+"""The command's own part: names, devices, folders, and a run on the emulated rig."""
+
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calibration.result_values import GripperValues
+from calibration.results import folder_of, load_results
+from drivers.calibrate import CalibrateOptions, forward_of, run
+from drivers.calibrate_guide import TerminalGuide
+from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
+from teleop.rig import Rig
+
+ROOT = Path(__file__).parents[2]
+
+
+class Listener:
+    """An operator who agrees to everything and remembers what was said."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+    def ready(self, text: str, meanwhile: Callable[[], object] = lambda: None) -> bool:
+        return True
+
+
+@pytest.fixture
+def hardware(tmp_path: Path) -> Path:
+    """A copy of the shipped rig file, with room for results beside it."""
+    return Path(shutil.copy(ROOT / "hardware.yaml", tmp_path))
+
+
+def test_a_gripper_of_the_emulated_rig_is_calibrated_by_one_call(hardware: Path) -> None:
+    """In real time, over a pseudo-terminal; the file lies in the emulated rig's folder."""
+    guide = Listener()
+    options = CalibrateOptions("gripper", "left_follower", hardware, emulate=True, made_by="Ada")
+    path = run(options, guide)
+    assert path == hardware.parent / "hardware.calibration/emulated/gripper_left_follower.yaml"
+    results = load_results(folder_of(hardware, "emulated"))
+    result = results.get("gripper", "left_follower")
+    assert result is not None
+    values = result.values_as(GripperValues)
+    # The emulated servo's stops are at -0.72 and 1.59 rad, the latter with 0.05 rad to spare.
+    assert values.closed_rad == pytest.approx(-0.72, abs=0.02)
+    assert values.open_rad == pytest.approx(1.54, abs=0.02)
+    assert result.made_by == "Ada"
+    assert load_results(folder_of(hardware, "hardware")).by_stem == {}
+    assert guide.heard[-1] == f"written: {path}"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"kind": "arm", "name": "left_folower"}, UnknownNameError, "did you mean left_follower"),
+        ({"kind": "arm", "name": "left_leader"}, DeviceError, "name the arm to compare with"),
+        ({"kind": "gripper", "name": "waist"}, UnknownNameError, "unknown arm 'waist'"),
+        ({"kind": "hand_eye", "name": "cam_high"}, DeviceError, "name the arm that moves"),
+        (
+            {"kind": "hand_eye", "name": "cam_high", "arm": "third"},
+            UnknownNameError,
+            "unknown arm 'third'",
+        ),
+        (
+            {"kind": "vr", "name": "left_hand", "arm": "left_follower"},
+            UnknownNameError,
+            "unknown input 'left_hand'",
+        ),
+        ({"kind": "camera", "name": "cam_hig"}, UnknownNameError, "did you mean cam_high"),
+        ({"kind": "gripper", "name": "left_leader"}, DeviceError, "does not exist"),
+    ],
+)
+def test_wrong_names_and_absent_devices_are_told_before_anything_moves(
+    hardware: Path, options: dict[str, Any], error: type[TandemError], words: str
+) -> None:
+    """And nothing is written."""
+    with pytest.raises(error, match=words):
+        run(CalibrateOptions(hardware=hardware, **options), Listener())
+    assert not (hardware.parent / "hardware.calibration").exists()
+
+
+def test_damaged_results_stop_the_command(hardware: Path) -> None:
+    """They would be in force meanwhile."""
+    folder = folder_of(hardware, "hardware")
+    folder.mkdir()
+    (folder / "arm_left_leader.yaml").write_text("kind: arm\n")
+    with pytest.raises(RigError, match="calibrate again"):
+        run(CalibrateOptions("arm", "left_follower", hardware), Listener())
+
+
+def test_the_tool_is_where_the_arms_own_model_has_it(aloha: Rig) -> None:
+    """The kinematics of the rig agree with the emulated arm's, to the micrometre."""
+    pytest.importorskip("mink")
+    from calibration_bench import follower_kinematics
+
+    forward, emulated = forward_of(aloha, "left_follower"), follower_kinematics()
+    for pose in ([0.0] * 6, [0.3, -0.9, 1.1, -0.4, 0.5, 0.2]):
+        assert forward(np.array(pose)) == pytest.approx(emulated(np.array(pose)), abs=1e-4)
+
+
+def test_an_arm_without_kinematics_is_refused(aloha: Rig) -> None:
+    """With the key to fill in."""
+    models = {name: model.model_dump() for name, model in aloha.arm_models.items()}
+    models["vx300s"]["kinematics"] = None
+    with pytest.raises(RigError, match=r"arm_models\.vx300s\.kinematics: missing"):
+        forward_of(aloha.replaced(arm_models=models), "left_follower")
+
+
+@pytest.mark.parametrize(
+    ("typed", "agreed"),
+    [("\n", True), ("y\n", True), ("q\n", False), ("Quit \n", False), ("", False)],
+)
+def test_enter_goes_on_and_q_or_the_end_of_input_stops(typed: str, agreed: bool) -> None:
+    """And the arm is looked after until the answer comes."""
+    reading, writing = os.pipe()
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 3:
+            os.write(writing, typed.encode())
+            os.close(writing)
+
+    out = io.StringIO()
+    with open(reading, encoding="utf-8") as keys:
+        assert TerminalGuide(keys, out).ready("hold the arm", look) is agreed
+    assert len(looked) == 3
+    assert "hold the arm" in out.getvalue()
+
+
+def test_lines_typed_ahead_are_answers_to_what_comes() -> None:
+    """As from a pipe."""
+    reading, writing = os.pipe()
+    os.write(writing, b"\n\nq\n")
+    with open(reading, encoding="utf-8") as keys:
+        guide = TerminalGuide(keys, io.StringIO())
+        assert [guide.ready("next") for _ in range(3)] == [True, True, False]
+    os.close(writing)
