@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.act import ActConfig, ActNet
+from policies.act import PUBLISHED, ActNet
 from policies.diffusion import DiffusionConfig, DiffusionNet
 from policies.family import Batch, Family, Inputs, Shapes
 from policies.preprocess import Preprocessor
@@ -46,19 +46,7 @@ from policies.windows import Frames, Rows, WindowSet
 
 HEIGHT, WIDTH = 480, 640
 ACT_SHAPES = Shapes(14, 14, 100, 1, 1, HEIGHT, WIDTH)
-ACT_CONFIG = ActConfig(
-    encoder="resnet18",
-    norm="frozen_batch",
-    share_encoder=True,
-    width=512,
-    heads=8,
-    feedforward=3200,
-    latent_layers=4,
-    encoder_layers=4,
-    decoder_layers=1,
-    rows_per_token=1,
-    dropout=0.1,
-)
+ACT_CONFIG = replace(PUBLISHED, decoder_layers=1)
 ACT_BATCH = 8
 PUSHT_SHAPES = Shapes(2, 2, 16, 2, 1, 84, 84)
 PUSHT_CONFIG = DiffusionConfig(
@@ -166,7 +154,7 @@ def act_rows(repeats: int) -> Iterator[Row]:
         taken_ms = train_ms(lerobot, ACT_BATCH, bf16, repeats)
         what = f"act step, {size}, 1 decoder layer, {_named(bf16)}"
         yield Row(what, taken_ms, peer_ms, f"LeRobot, {_named(bf16)}")
-    original = ActNet(ACT_SHAPES, replace(ACT_CONFIG, decoder_layers=7))
+    original = ActNet(ACT_SHAPES, PUBLISHED)
     taken_ms = train_ms(original, ACT_BATCH, True, repeats)
     what = f"act step, {size}, 7 decoder layers, bf16"
     yield Row(what, taken_ms, 12_200, "original, float32")
@@ -257,7 +245,7 @@ def original_rows(source: Path, repeats: int) -> Iterator[Row]:
         optimiser.step()
 
     original_ms = cpu_ms(step, repeats)
-    ours = ActNet(ACT_SHAPES, replace(ACT_CONFIG, decoder_layers=7))
+    ours = ActNet(ACT_SHAPES, PUBLISHED)
     ours_ms = train_ms(ours, ACT_BATCH, True, repeats)
     yield Row("act step, 7 layers, bf16", ours_ms, original_ms, "original, in this run")
     model.eval()

@@ -80,6 +80,22 @@ class ActConfig(FamilyConfig):
     """Normalise before each sublayer instead of after it."""
 
 
+PUBLISHED = ActConfig(
+    encoder="resnet18",
+    norm="frozen_batch",
+    share_encoder=True,
+    width=512,
+    heads=8,
+    feedforward=3200,
+    latent_layers=4,
+    encoder_layers=4,
+    decoder_layers=7,
+    rows_per_token=1,
+    dropout=0.1,
+)
+"""The published network (tonyzhaozh/act); its code gives the output of the first decoder layer."""
+
+
 class Attention(nn.Module):
     """Multi-head attention whose queries, keys and values are given apart."""
 

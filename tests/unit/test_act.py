@@ -1,34 +1,19 @@
 """The act network."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from family_checks import made_up_batch
 from torch.distributions import Normal, kl_divergence
 
-from policies.act import ActConfig, ActNet, divergence, places_in_image
-from policies.family import Batch, Inputs, Shapes
+from policies.act import PUBLISHED, ActConfig, ActNet, divergence, places_in_image
+from policies.family import Shapes
 from teleop.errors import PolicyError
 
 SHAPES = Shapes(state=5, action=3, chunk_rows=8)
 SMALL = ActConfig(width=32, heads=4, feedforward=64, features=8, rows_per_token=3)
-
-
-def batch(shapes: Shapes, size: int = 4) -> Batch:
-    """Random observations and chunks that all count."""
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    frames = (size, shapes.history, shapes.cameras, 3, shapes.height, shapes.width)
-    inputs = Inputs(
-        noise(size, shapes.history, shapes.state),
-        noise(*frames) if shapes.cameras else None,
-        noise(size, shapes.text) if shapes.text else None,
-    )
-    actions = noise(size, shapes.chunk_rows, shapes.action)
-    return Batch(inputs, actions, torch.ones(size, shapes.chunk_rows))
 
 
 def net(shapes: Shapes = SHAPES, config: ActConfig = SMALL) -> ActNet:
@@ -45,7 +30,7 @@ def test_a_plan_has_a_row_for_every_query(
 ) -> None:
     """Whatever the inputs, the plan is (B, K, A) and the losses are one per sample."""
     shapes = Shapes(5, 3, chunk_rows, history, cameras, 24, 40, text)
-    network, example = net(shapes), batch(shapes)
+    network, example = net(shapes), made_up_batch(shapes)
     assert network.plan(example.inputs).shape == (4, chunk_rows, 3)
     losses = network.loss(example)
     assert {name: loss.shape for name, loss in losses.items()} == {
@@ -59,7 +44,7 @@ def test_a_plan_has_a_row_for_every_query(
 def test_every_input_matters(part: str) -> None:
     """A change of the oldest state, of the last camera, or of the instruction changes the plan."""
     shapes = Shapes(5, 3, 8, 2, 2, 32, 32, 6)
-    network, inputs = net(shapes).eval(), batch(shapes).inputs
+    network, inputs = net(shapes).eval(), made_up_batch(shapes).inputs
     before = network.plan(inputs)
     values = getattr(inputs, part).clone()
     changed = {"state": (slice(None), 0), "images": (slice(None), -1, 1), "text": slice(None)}
@@ -71,7 +56,7 @@ def test_cameras_with_one_encoder_are_told_apart() -> None:
     """With a shared encoder, exchanging two cameras' images still changes the plan."""
     shapes = Shapes(5, 3, 8, 1, 2, 32, 32)
     config = ActConfig(width=32, heads=4, feedforward=64, features=8, share_encoder=True)
-    network, inputs = net(shapes, config).eval(), batch(shapes).inputs
+    network, inputs = net(shapes, config).eval(), made_up_batch(shapes).inputs
     torch.nn.init.normal_(network.read_images.marks)  # type: ignore[union-attr]
     assert inputs.images is not None
     swapped = inputs._replace(images=inputs.images.flip(2))
@@ -80,7 +65,7 @@ def test_cameras_with_one_encoder_are_told_apart() -> None:
 
 def test_deployment_is_deterministic() -> None:
     """The latent is zero: two plans from different noise are equal, and so are two losses."""
-    network, example = net().eval(), batch(SHAPES)
+    network, example = net().eval(), made_up_batch(SHAPES)
     first = network.plan(example.inputs, torch.Generator().manual_seed(1))
     second = network.plan(example.inputs, torch.Generator().manual_seed(2))
     assert torch.equal(first, second)
@@ -91,7 +76,7 @@ def test_deployment_is_deterministic() -> None:
 def test_every_decoder_layer_learns() -> None:
     """The loss reaches all parameters of all layers; the published code trains only the first."""
     network = net(config=ActConfig(width=32, heads=4, feedforward=64, decoder_layers=7))
-    network.loss(batch(SHAPES))["loss"].sum().backward()
+    network.loss(made_up_batch(SHAPES))["loss"].sum().backward()
     untouched = [
         name
         for name, parameter in network.named_parameters()
@@ -103,7 +88,7 @@ def test_every_decoder_layer_learns() -> None:
 
 def test_the_last_decoder_layer_decides() -> None:
     """A change of the last layer alone changes the plan."""
-    network, inputs = net().eval(), batch(SHAPES).inputs
+    network, inputs = net().eval(), made_up_batch(SHAPES).inputs
     before = network.plan(inputs)
     with torch.no_grad():
         network.decoder.layers[-1].feedforward[0].weight.mul_(2)  # type: ignore[index,union-attr]
@@ -112,7 +97,7 @@ def test_the_last_decoder_layer_decides() -> None:
 
 def test_padding_changes_neither_loss_nor_latent() -> None:
     """Actions beyond the end of the episode may hold anything."""
-    network, example = net().eval(), batch(SHAPES)
+    network, example = net().eval(), made_up_batch(SHAPES)
     example.mask[:2, 3:] = 0
     other = example._replace(actions=example.actions.clone())
     other.actions[:2, 3:] = 100.0
@@ -128,7 +113,7 @@ def test_padding_changes_neither_loss_nor_latent() -> None:
 
 def test_the_latent_reads_the_chunk_in_order() -> None:
     """A chunk played backwards is another way of doing it."""
-    network, example = net().eval(), batch(SHAPES)
+    network, example = net().eval(), made_up_batch(SHAPES)
     backwards = example._replace(actions=example.actions.flip(1))
     forward, back = network.latent_encoder(example)[0], network.latent_encoder(backwards)[0]
     assert not torch.allclose(forward, back, atol=1e-3)
@@ -155,18 +140,7 @@ def test_places_in_an_image_are_all_different() -> None:
 def test_the_published_configuration_has_the_published_size() -> None:
     """83.9 million parameters with seven decoder layers, 51.6 with LeRobot's one (its figure)."""
     for layers, published in ((7, 83.9e6), (1, 51.6e6)):
-        config = ActConfig(
-            encoder="resnet18",
-            norm="frozen_batch",
-            share_encoder=True,
-            width=512,
-            heads=8,
-            feedforward=3200,
-            latent_layers=4,
-            encoder_layers=4,
-            decoder_layers=layers,
-            rows_per_token=1,
-        )
+        config = replace(PUBLISHED, decoder_layers=layers)
         with torch.device("meta"):
             network = ActNet(Shapes(14, 14, 100, 1, 1, 480, 640), config)
         count = sum(parameter.numel() for parameter in network.parameters())
@@ -185,7 +159,7 @@ def test_a_small_network_learns_a_batch_by_heart(pre_norm: bool) -> None:
         dropout=0.0,
         pre_norm=pre_norm,
     )
-    network, example = net(config=config), batch(SHAPES, 8)
+    network, example = net(config=config), made_up_batch(SHAPES, 8)
     optimiser = torch.optim.AdamW(network.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, 200)
     for _ in range(200):
@@ -201,7 +175,7 @@ def test_a_small_network_learns_a_batch_by_heart(pre_norm: bool) -> None:
 def test_half_precision_gives_the_same_plan_roughly() -> None:
     """Under bf16 autocast losses and plans are float32 and near the full-precision ones."""
     shapes = Shapes(5, 3, 8, 1, 1, 32, 32)
-    network, example = net(shapes).eval(), batch(shapes)
+    network, example = net(shapes).eval(), made_up_batch(shapes)
     with torch.autocast("cpu", torch.bfloat16):
         rough, losses = network.plan(example.inputs), network.loss(example)
     assert rough.dtype == losses["loss"].dtype == torch.float32

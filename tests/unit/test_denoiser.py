@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from family_checks import made_up_batch
 
 from policies.denoiser import DenoiserConfig, make_denoiser
 from policies.diffusion import DiffusionConfig, DiffusionNet
@@ -31,23 +32,6 @@ every_family = pytest.mark.parametrize(("family", "config_type"), FAMILIES)
 every_denoiser = pytest.mark.parametrize("denoiser", ["transformer", "unet"])
 
 
-def batch(shapes: Shapes, size: int = 4) -> Batch:
-    """Random inputs and actions, the same at every call."""
-    source = torch.Generator().manual_seed(0)
-
-    def drawn(*sizes: int) -> torch.Tensor:
-        return torch.randn(*sizes, generator=source)
-
-    pixels = (shapes.cameras, 3, shapes.height, shapes.width)
-    inputs = Inputs(
-        drawn(size, shapes.history, shapes.state),
-        drawn(size, shapes.history, *pixels) if shapes.cameras else None,
-        drawn(size, shapes.text) if shapes.text else None,
-    )
-    actions = drawn(size, shapes.chunk_rows, shapes.action).clamp(-1, 1)
-    return Batch(inputs, actions, torch.ones(size, shapes.chunk_rows))
-
-
 @every_denoiser
 @every_family
 @pytest.mark.parametrize("chunk_rows", [1, 7, 100])
@@ -57,7 +41,7 @@ def test_a_chunk_may_have_any_length(
     """One row, a length that divides by nothing, and a long one; every weight is trained."""
     shapes = replace(SHAPES, chunk_rows=chunk_rows)
     network = family(shapes, config_type(**TINY, denoiser=denoiser))
-    sample = batch(shapes)
+    sample = made_up_batch(shapes)
     assert network.plan(sample.inputs).shape == (4, chunk_rows, 2)
     losses = network.loss(sample)["loss"]
     assert losses.shape == (4,)
@@ -74,7 +58,7 @@ def test_history_images_and_text_all_reach_the_denoiser(
     """Changing any one of them changes the plan."""
     shapes = Shapes(3, 2, 7, history=2, cameras=1, height=16, width=24, text=5)
     network = family(shapes, config_type(**TINY, denoiser=denoiser))
-    inputs = batch(shapes).inputs
+    inputs = made_up_batch(shapes).inputs
     assert inputs.images is not None
     assert inputs.text is not None
 
@@ -98,7 +82,7 @@ def test_padding_rows_change_neither_loss_nor_gradient(
 ) -> None:
     """Whatever actions stand in rows with mask 0."""
     network = family(SHAPES, config_type(**TINY, denoiser=denoiser))
-    sample = batch(SHAPES)
+    sample = made_up_batch(SHAPES)
     mask = sample.mask.clone()
     mask[:, 4:] = 0
     wild = sample.actions.clone()
@@ -123,7 +107,7 @@ def test_the_generator_decides_the_plan(
 ) -> None:
     """Same seed, same chunk, whatever torch's own generator does; another seed, another chunk."""
     network = family(SHAPES, config_type(**TINY))
-    inputs = batch(SHAPES).inputs
+    inputs = made_up_batch(SHAPES).inputs
 
     def plan(seed: int) -> torch.Tensor:
         torch.manual_seed(100 + torch.randint(1000, ()).item())
@@ -141,7 +125,7 @@ def test_bf16_trains_close_to_float32_and_samples(
     """Under autocast the loss is nearly the same; a plan in bf16 arithmetic is float32 too."""
     config = config_type(**TINY, denoiser=denoiser)
     network = family(SHAPES, config)
-    sample = batch(SHAPES)
+    sample = made_up_batch(SHAPES)
     losses, plans = [], []
     for half in (False, True):
         torch.manual_seed(0)
