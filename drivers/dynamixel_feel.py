@@ -2,8 +2,8 @@
 
 A joint that is let go has its torque off, or else is set to current mode and told a current in
 every cycle. Modes are changed while torque is off, and torque comes back with a current of zero,
-read back from each servo, shadows too: what a servo has for a goal after a change of mode is not
-documented, and at power-up it is the largest current of all.
+read back from each servo, shadows too: a change of mode sets the goal current to the largest there
+is (ROBOTIS e-manual, note on register 11).
 
 XL430 and XC430 servos have no current mode. A gripper with one of these can still be sprung: it
 goes to a position, and the voltage it may use for that is kept low.
@@ -225,13 +225,8 @@ class ServoPush:
         """Hold the rest position with little voltage: a gripper's spring without a current."""
         if self._scale is None or self._spring is None:
             return
-        stall_nm = STALL_NM.get(self._models[servo_id].name)
-        if stall_nm is None:
-            raise DeviceError(
-                f"{self._arm}: the gripper servo, a {self._models[servo_id].name}, has no current "
-                "control, and its strength is not known; remove gripper_spring"
-            )
-        pwm = max(1, round(PWM_FULL * self._spring.max_torque_nm / stall_nm))
+        part = self._spring.max_torque_nm / STALL_NM[self._models[servo_id].name]
+        pwm = max(1, round(PWM_FULL * part))
         rest_rad = self._scale.angle_rad(self._spring.rest_opening)
         self._bus.write(servo_id, GOAL_PWM, min(pwm, self._bus.read(servo_id, PWM_LIMIT)))
         self._bus.write(servo_id, table.GOAL_POSITION, table.tick_from_rad(rest_rad))

@@ -119,13 +119,14 @@ class Feel:
         n = self._count
         current, rate = self.nothing.copy(), self.nothing.copy()
         rate[:n] = reading.velocity_rad_s
-        if not (np.isfinite(reading.position_rad).all() and np.isfinite(rate).all()):
+        if self._gripper is not None:
+            current[n] = self._opening_nm(reading.gripper) / nm_per_a[n]
+            rate[n] = (reading.gripper_velocity or 0.0) * self._gripper.stroke_rad
+        seen = (reading.position_rad, rate, reading.gripper or 0.0)
+        if not all(np.isfinite(values).all() for values in seen):
             return self.nothing
         current[:n] += self._carrying_a(reading.position_rad, nm_per_a[:n])
         current[:n] += self._pushing_back_a(reading.position_rad, nm_per_a[:n])
-        if self._gripper is not None and reading.gripper is not None:
-            rate[n] = (reading.gripper_velocity or 0.0) * self._gripper.stroke_rad
-            current[n] = self._opening_a(reading.gripper) / nm_per_a[n]
         current[np.isnan(nm_per_a)] = 0.0
         current *= self._left_at(rate, current)
         return current if np.isfinite(current).all() else self.nothing
@@ -146,10 +147,10 @@ class Feel:
         torque_nm = barrier.stiffness_nm_rad * (below - above)
         return _capped(torque_nm / nm_per_a, barrier.max_current_a)
 
-    def _opening_a(self, opening: float) -> float:
-        """Torque of the gripper's spring, N m, along the servo's angle."""
+    def _opening_nm(self, opening: float | None) -> float:
+        """Torque of the gripper's spring along the servo's angle."""
         spring = self._feel.gripper_spring
-        if spring is None or self._gripper is None:
+        if spring is None or self._gripper is None or opening is None:
             return 0.0
         torque_nm = spring.stiffness_nm_rad * (spring.rest_opening - opening)
         torque_nm *= self._gripper.stroke_rad

@@ -97,7 +97,7 @@ def _tracking(episode: Episode) -> Iterator[str]:
             acted = topics.POLICY_CHUNK in episode.streams and len(
                 episode.stream(topics.POLICY_CHUNK)
             )
-            read = "observation" if acted else "leader read"
+            read = "observation" if acted else "reading"
             yield f"latency   {arm}, {read} to command written: p50 {p50} ms, p99 {p99} ms"
 
 

@@ -61,7 +61,7 @@ class EmulatedWorld:
         self.lock = FairLock()
         """Held while the physics moves and while a servo bus is served."""
         names = sorted(rig.arms)
-        self.plant = Plant(names, task, seed)
+        self.plant = Plant(names, task, seed, _heavy(rig))
         self.bank = ServoBank(axes_of(rig))
         self.chains: dict[str, ServoChain] = chains_of(rig, self.bank)
         self.cameras: dict[str, PlantCamera] = {}
@@ -145,6 +145,12 @@ class EmulatedWorld:
 
     def close(self) -> None:
         """Nothing is held open by the physics."""
+
+
+def _heavy(rig: Rig) -> list[str]:
+    """Leaders whose weight is felt: those that are to carry themselves."""
+    feels = {name: getattr(arm, "feel", None) for name, arm in rig.leaders.items()}
+    return [name for name, feel in feels.items() if feel is not None and feel.gravity]
 
 
 def build_world(rig: Rig, clock: Clock, options: Mapping[str, object]) -> EmulatedWorld:
