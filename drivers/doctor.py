@@ -9,15 +9,15 @@ hides no other.
 from __future__ import annotations
 
 import contextlib
-import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from drivers import doctor_machine, doctor_network, udev
-from drivers.doctor_calibration import calibration_checks
-from drivers.doctor_cameras import camera_checks, recording_rate, try_cameras
-from drivers.doctor_checks import Check, failed
+from drivers.doctor_calibration import calibrated, calibration_checks
+from drivers.doctor_cameras import CameraTrial, camera_checks, recording_rate, try_cameras
+from drivers.doctor_checks import Check, failed, guarded, install_udev
 from drivers.doctor_inputs import input_checks
 from drivers.doctor_ports import rival_checks
 from drivers.doctor_servos import servo_arm_checks
@@ -28,8 +28,6 @@ from teleop.processes import NodeSpec
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
 from teleop.supervisor import Supervisor
-
-log = logging.getLogger(__name__)
 
 
 def examine(hardware: Path, emulate: bool, out: Path) -> Iterator[Check]:
@@ -76,23 +74,30 @@ def surrounding_checks(rig: Rig) -> Iterator[Check]:
     yield from doctor_network.peer_checks(rig)
     if lacking := udev.missing(rig):
         seen = f"no udev rule for {' and '.join(lacking)}"
-        yield Check("warn", "udev", seen, "run: sudo tandem doctor --install-udev")
+        yield Check("warn", "udev", seen, f"run: {install_udev()}")
     yield from rival_checks(rig)
-    yield from guarded("usb", lambda: usb_checks(rig))
+    yield from guarded("usb", partial(usb_checks, rig))
 
 
 def part_checks(
     rig: Rig, hardware: Path, out: Path, clock: Clock, emulator: Collection[int]
 ) -> Iterator[Check]:
     """Calibration, arms, inputs, cameras and the disk, each whatever becomes of the others."""
-    yield from guarded("calibration", lambda: calibration_checks(rig, hardware))
+    yield from guarded("calibration", partial(calibration_checks, rig, hardware))
+    rig = calibrated(rig, hardware)
     for name in sorted(rig.arms):
-        yield from guarded(name, lambda name=name: arm_checks(name, rig, clock, emulator))  # type: ignore[misc]
-    yield from guarded("inputs", lambda: input_checks(rig, clock))
-    trials = try_cameras(rig, clock)
+        yield from guarded(name, partial(arm_checks, name, rig, clock, emulator))
+    yield from input_checks(rig, clock)
+    trials: list[CameraTrial] = []
+    yield from guarded("cameras", partial(all_camera_checks, rig, clock, trials))
+    yield from doctor_machine.disk_checks(rig, out, recording_rate(rig, trials))
+
+
+def all_camera_checks(rig: Rig, clock: Clock, trials: list[CameraTrial]) -> Iterator[Check]:
+    """All cameras at once; what was seen of them goes into ``trials``."""
+    trials += try_cameras(rig, clock)
     for trial in trials:
         yield from camera_checks(trial, rig.recording.min_rate_fraction)
-    yield from doctor_machine.disk_checks(rig, out, recording_rate(rig, trials))
 
 
 def arm_checks(
@@ -121,18 +126,6 @@ def arm_checks(
 
         return node_checks(name, rig, clock)
     return servo_arm_checks(name, rig, clock, emulator, sysfs)
-
-
-def guarded(thing: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
-    """The findings of one look; one that breaks is a finding too, and the others go on."""
-    try:
-        yield from look()
-    except TandemError as error:
-        yield failed(thing, error)
-    except Exception as error:  # the doctor is wanted most where things are as nobody foresaw
-        log.debug("%s: unforeseen", thing, exc_info=True)
-        seen = f"this look broke: {type(error).__name__}: {error}"
-        yield Check("fail", thing, seen, "report it with the output of tandem doctor --debug")
 
 
 @contextlib.contextmanager

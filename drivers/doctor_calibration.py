@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calibration.results import folder_of, load_results
-from calibration.rules import check_calibration
+from calibration.rules import applied, check_calibration
 from drivers.calibrate_guide import identity_of
 from drivers.doctor_checks import Check, Status, told
 from teleop.errors import RigError
@@ -15,6 +15,17 @@ from teleop.rig import Rig
 
 THING = "calibration"
 PAGE = "docs/calibration.md"
+
+
+def calibrated(rig: Rig, hardware: Path) -> Rig:
+    """The rig as a session would see it; as its file has it where the results do not fit."""
+    try:
+        results = load_results(folder_of(hardware, rig.backend))
+    except RigError:
+        return rig
+    if any(finding.level == "fail" for finding in check_calibration(rig, results)):
+        return rig
+    return applied(rig, results)
 
 
 def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> Iterator[Check]:
@@ -32,7 +43,7 @@ def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> 
         for fault in error.faults:
             yield told("fail", THING, f"{folder}: {fault}")
         return
-    found = {name: identity_of(name, rig, sysfs) for name in rig.arms}
+    found = {name: identity_of(name, rig, sysfs) for name in (*rig.arms, *rig.cameras)}
     alike: dict[tuple[Status, str], list[str]] = defaultdict(list)
     for finding in check_calibration(rig, results, found):
         who, _, what = finding.words.partition(": ")
@@ -43,5 +54,7 @@ def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> 
         if "; " not in sentence:
             sentence += f"; run tandem calibrate, see {PAGE}"
         yield told(level, THING, sentence)
-    if not any(level != "ok" for level, _ in alike):
-        yield Check("ok", THING, f"{len(results.by_stem)} results in {folder} are of these devices")
+    if all(level == "ok" for level, _ in alike):
+        count = len(results.by_stem)
+        seen = f"{count} results in {folder} are of these devices"
+        yield Check("ok", THING, seen if count else f"no results in {folder}, and none needed")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from drivers.base import DeviceHealth
 from teleop.errors import TandemError
+
+log = logging.getLogger(__name__)
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -41,6 +44,11 @@ def told(status: Status, thing: str, sentence: str) -> Check:
     return Check(status, thing, seen, remedy) if seen else Check(status, thing, sentence)
 
 
+def install_udev() -> str:
+    """The command that installs our udev rules; sudo does not search a virtual environment."""
+    return f"sudo {shutil.which('tandem') or 'tandem'} doctor --install-udev"
+
+
 class Connectable(Protocol):
     """Whatever can be opened and closed again."""
 
@@ -69,6 +77,18 @@ def health_check(thing: str, health: DeviceHealth, fine: str, trouble: Status = 
     if health.ok:
         return Check("ok", thing, f"{fine}; {health.detail}" if health.detail else fine)
     return told(trouble, thing, health.detail)
+
+
+def guarded(thing: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """The findings of one look; one that breaks is a finding too, and the others go on."""
+    try:
+        yield from look()
+    except TandemError as error:
+        yield failed(thing, error)
+    except Exception as error:  # the doctor is wanted most where things are as nobody foresaw
+        log.debug("%s: unforeseen", thing, exc_info=True)
+        seen = f"this look broke: {type(error).__name__}: {error}"
+        yield Check("fail", thing, seen, "report it with the output of tandem doctor --debug")
 
 
 @contextlib.contextmanager

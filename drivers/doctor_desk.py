@@ -55,7 +55,10 @@ def desk_checks(name: str, rig: Rig, clock: Clock) -> Iterator[Check]:
     refusal = refusal_of(device)
     device.close()
     if refusal is not None:
-        yield told("fail", name, str(refusal))
+        check = told("fail", name, str(refusal))
+        file = config.password_file
+        remedy = check.remedy or f"write Desk's password into {file}, then run: chmod 600 {file}"
+        yield Check("fail", name, check.seen, remedy)
         return
     seen = f"Desk at {config.address} knows {config.username} and tells the pilot's buttons"
     yield Check("ok", name, seen)

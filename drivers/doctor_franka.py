@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drivers.base import ArmReading, TraceSample
 from drivers.doctor_checks import Check, failed, told
-from drivers.doctor_network import why_unreachable
+from drivers.doctor_network import reason_of
 from drivers.doctor_poses import pose_check
 from drivers.franka_gripper import FrankaHand
 from drivers.franka_hangup import FCI_PORT
@@ -64,10 +64,6 @@ def franka_checks(name: str, rig: Rig, clock: Clock, net: Path = Path("/")) -> I
     assert isinstance(arm, FrankaArm)
     assert isinstance(model, FrankaArmModel)
     yield from card_checks(name, arm.address, net)
-    if fault := why_unreachable(arm.address, FCI_PORT):
-        text = "connection refused" if fault == "refused" else f"unreachable ({fault})"
-        yield told("fail", name, connect_failure(name, arm.address, text).words)
-        return
     try:
         greeting = greet(name, arm.address, clock)
     except DeviceError as error:
@@ -83,10 +79,16 @@ def greet(name: str, address: str, clock: Clock) -> Greeting:
     """Ask a control box for its version, without opening a session.
 
     Raises:
-        DeviceError: it does not answer as one.
+        DeviceError: nobody is there, or it does not answer as one.
     """
     try:
-        with socket.create_connection((address, FCI_PORT), ANSWER_S) as link:
+        link = socket.create_connection((address, FCI_PORT), ANSWER_S)
+    except OSError as error:
+        reason = reason_of(error)
+        text = "connection refused" if reason == "refused" else f"unreachable ({reason})"
+        raise DeviceError(connect_failure(name, address, text).words) from None
+    try:
+        with link:
             start_ns = clock.now_ns()
             link.sendall(
                 HEADER.pack(0, 0, HEADER.size + CONNECT.size) + CONNECT.pack(NO_VERSION, 0)
@@ -104,6 +106,11 @@ def greet(name: str, address: str, clock: Clock) -> Greeting:
             f"{name}: {address} closes FCI connections at once ({words}); another program has the "
             "robot: end it (a running session, ROS, a Desk task)"
         ) from None
+    if HEADER.unpack_from(answer) != (0, 0, len(answer)):
+        raise DeviceError(
+            f"{name}: something else than a Franka answers at port {FCI_PORT} of {address}; "
+            "correct the arm's address"
+        )
     return Greeting(int.from_bytes(answer[-2:], "little"), seconds)
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from drivers.base import InputDevice
-from drivers.doctor_checks import Check, health_check, refusal_of, told
+from drivers.doctor_checks import (
+    Check,
+    guarded,
+    health_check,
+    install_udev,
+    refusal_of,
+    told,
+)
 from drivers.doctor_desk import desk_checks
 from drivers.registry import open_input
 from teleop.clock import Clock, ns_from_s
@@ -24,20 +32,25 @@ POLL_S = 0.05
 
 def input_checks(rig: Rig, clock: Clock) -> Iterator[Check]:
     """All inputs, each hub once."""
-    for node, names in nodes_of(rig.inputs).items():
-        driver = rig.inputs[names[0]].driver
+    for node in nodes_of(rig.inputs):
         with contextlib.redirect_stdout(sys.stderr):  # vendors' packages print
-            if driver == "spacemouse":
-                found = list(puck_checks(node, rig, clock))
-            elif driver == "openvr":
-                found = list(steamvr_checks(node, names, rig, clock))
-            elif driver == "franka_desk":
-                found = list(desk_checks(node, rig, clock))
-            else:
-                from drivers.doctor_webxr import page_checks
-
-                found = list(page_checks(node, rig, clock))
+            found = list(guarded(node, partial(_node_checks, node, rig, clock)))
         yield from found
+
+
+def _node_checks(node: str, rig: Rig, clock: Clock) -> Iterator[Check]:
+    names = nodes_of(rig.inputs)[node]
+    driver = rig.inputs[names[0]].driver
+    if driver == "spacemouse":
+        yield from puck_checks(node, rig, clock)
+    elif driver == "openvr":
+        yield from steamvr_checks(node, names, rig, clock)
+    elif driver == "franka_desk":
+        yield from desk_checks(node, rig, clock)
+    else:
+        from drivers.doctor_webxr import page_checks
+
+        yield from page_checks(node, rig, clock)
 
 
 def puck_checks(name: str, rig: Rig, clock: Clock) -> Iterator[Check]:
@@ -48,7 +61,7 @@ def puck_checks(name: str, rig: Rig, clock: Clock) -> Iterator[Check]:
     if device is None or refusal is not None:
         check = told("fail", name, str(refusal))
         if "permission denied" in check.seen:
-            remedy = "run: sudo tandem doctor --install-udev, then plug it in anew"
+            remedy = f"run: {install_udev()}, then plug it in anew"
             check = Check("fail", name, check.seen, remedy)
         yield check
         return
@@ -75,9 +88,9 @@ def steamvr_checks(node: str, names: tuple[str, ...], rig: Rig, clock: Clock) ->
             return
         health = device.health()
         for name in names:
-            said = [s for s in health.detail.split(f"{name}: ")[1:2] if s]
-            if said:  # switched on, or brought into sight, when the work begins
-                yield told("warn", name, _first_sentence(said[0], names))
+            trouble = _part_of(health.detail, name, names)
+            if trouble:  # switched on, or brought into sight, when the work begins
+                yield told("warn", name, trouble)
             else:
                 battery = health.values.get(f"{name}_battery")
                 charge = "" if battery is None else f", battery {battery:.0%}"
@@ -86,11 +99,12 @@ def steamvr_checks(node: str, names: tuple[str, ...], rig: Rig, clock: Clock) ->
         device.close()
 
 
-def _first_sentence(text: str, names: tuple[str, ...]) -> str:
-    """What belongs to one controller of a text about all of them."""
-    for name in names:
-        text = text.partition(f"; {name}: ")[0]
-    return text
+def _part_of(text: str, name: str, names: tuple[str, ...]) -> str:
+    """What of a text about all controllers is about this one; may be empty."""
+    part = f"; {text}".partition(f"; {name}: ")[2]
+    for other in names:
+        part = part.partition(f"; {other}: ")[0]
+    return part
 
 
 def _opened(node: str, rig: Rig, clock: Clock) -> tuple[InputDevice | None, TandemError | None]:

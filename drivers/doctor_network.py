@@ -91,12 +91,17 @@ def why_unreachable(host: str, port: int, patience_s: float = REACH_S) -> str:
     try:
         with contextlib.closing(socket.create_connection((host, port), patience_s)):
             return ""
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return f"no answer in {patience_s:g} s"
-    except socket.gaierror:
-        return "its name is not known here"
     except OSError as error:
-        reasons = {errno.EHOSTUNREACH: "no such host in the network", errno.ENETUNREACH: "no route"}
-        return reasons.get(error.errno or 0, error.strerror or str(error))
+        return reason_of(error)
+
+
+def reason_of(error: OSError) -> str:
+    """Why a connection failed, in words; ``refused`` where the host is there and nobody listens."""
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known here"
+    reasons = {errno.EHOSTUNREACH: "no such host in the network", errno.ENETUNREACH: "no route"}
+    return reasons.get(error.errno or 0, error.strerror or str(error))

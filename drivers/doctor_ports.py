@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from drivers.doctor_checks import Check, failed
+from drivers.doctor_checks import Check, failed, install_udev
 from drivers.dynamixel_bus import check_latency_timer
 from drivers.dynamixel_port import programs_using
 from teleop.errors import DeviceError
@@ -46,7 +46,7 @@ def serial_port_check(arm: str, port: str, ours: Collection[int] = ()) -> Check:
     Args:
         arm: Name of the arm.
         port: Path of the port.
-        ours: Processes that may have it open: an emulator at its other end.
+        ours: Processes that may have it open, and their children: an emulator at its other end.
     """
     thing, path = f"{arm} port", Path(port)
     if not path.exists():
@@ -60,9 +60,9 @@ def serial_port_check(arm: str, port: str, ours: Collection[int] = ()) -> Check:
         group = _group_of(path)
         remedy = f"run: sudo usermod -aG {group} $USER, then log out and in again"
         if group == "root":  # nobody should join that
-            remedy = "run: sudo tandem doctor --install-udev, and join the group dialout"
+            remedy = f"run: {install_udev()}, and join the group dialout"
         return Check("fail", thing, f"{port} is for root and the group {group} only", remedy)
-    users = [u for u in programs_using(port) if not u.endswith(tuple(f"(pid {p})" for p in ours))]
+    users = [user for user in programs_using(port) if not _may_stay(_pid_of(user), ours)]
     if users:
         remedy = "close that program first: two on one bus take each other's answers"
         return Check("fail", thing, f"{port} is open in {', '.join(map(_known, users))}", remedy)
@@ -81,7 +81,7 @@ def latency_check(name: str, config: DynamixelArm, sysfs: Path) -> Check:
         check_latency_timer(name, config.port, limit_ms, sysfs)
     except DeviceError as error:
         check = failed(name, error)
-        lasting = f"{check.remedy} (for good: sudo tandem doctor --install-udev)"
+        lasting = f"{check.remedy} (for good: {install_udev()})"
         return Check("fail", name, check.seen, lasting)
     return Check("ok", f"{name} adapter", f"its latency timer, if it has one, is {limit_ms} ms")
 
@@ -104,9 +104,26 @@ def rival_checks(rig: Rig, proc: Path = Path("/proc")) -> Iterator[Check]:
 
 def _known(user: str) -> str:
     """``name (pid N)`` with what it is, where that is known."""
-    pid = user.rpartition("(pid ")[2].rstrip(")")
-    _, what = _kind_of(Path("/proc") / pid)
+    _, what = _kind_of(Path("/proc") / str(_pid_of(user)))
     return f"{user}, which is {what}" if what else user
+
+
+def _pid_of(user: str) -> int:
+    return int(user.rpartition("(pid ")[2].rstrip(")"))
+
+
+def _may_stay(pid: int, ours: Collection[int]) -> bool:
+    """Whether a process is one of ours, was started by one, or has ended meanwhile.
+
+    A child that is just being started holds its parent's files for a moment.
+    """
+    while pid > 1 and pid not in ours:
+        try:
+            status = (Path("/proc") / str(pid) / "stat").read_text()
+        except OSError:  # it has ended
+            return True
+        pid = int(status.rpartition(")")[2].split()[1])
+    return pid in ours
 
 
 def _kind_of(process: Path) -> tuple[str, str]:

@@ -58,7 +58,8 @@ def servo_arm_checks(
     arm = open_arm(name, rig, clock, None)
     with driver_warnings() as said:
         refusal = refusal_of(arm)
-    yield from warnings(said, "")
+    for sentence in said:  # settings that were put right need no remedy
+        yield from warnings([sentence], "check its cable" if "attempts" in sentence else "")
     if refusal is not None:
         yield failed(name, refusal)
         return
@@ -182,6 +183,6 @@ def firmware_check(name: str, bus: DynamixelBus) -> Check:
         if servo.model != table.ANY_MODEL and versions[i] < newest[servo.model]
     ]
     if old:
-        seen = f"{', '.join(old)}, others of the same model up to {max(newest.values())}"
+        seen = f"{', '.join(old)}, others of the same model a newer one"
         return Check("warn", thing, seen, "update these servos with Dynamixel Wizard")
-    return Check("ok", thing, f"{min(versions.values())} to {max(versions.values())}")
+    return Check("ok", thing, f"version {' and '.join(map(str, sorted(set(versions.values()))))}")

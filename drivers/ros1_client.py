@@ -14,7 +14,6 @@ import contextlib
 import http.client
 import itertools
 import os
-import socket
 import threading
 import xmlrpc.client
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from xml.parsers.expat import ExpatError
 from drivers.ros1_link import TIMEOUT_S, Link, PatientTransport
 from drivers.ros1_messages import MessageType, ServiceType
 from drivers.ros1_topics import Publication, SlaveApi, Subscription
+from teleop.addresses import own_address
 from teleop.errors import DeviceError, DeviceLostError, WireError
 
 _counter = itertools.count(1)
@@ -240,11 +240,6 @@ def own_host(master: str) -> str:
         return told
     url = urlsplit(master)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            url.hostname, url.port or 11311, socket.AF_INET, socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(address)  # a datagram socket sends nothing by this
-            return str(probe.getsockname()[0])
+        return own_address(url.hostname or "", url.port or 11311)
     except OSError as error:
         raise DeviceError(f"ROS master {master}: {error.strerror}; correct its host") from None

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from drivers.doctor_checks import install_udev
 from drivers.doctor_usb import usb_folder
 from drivers.spacemouse_hid import UDEV_FILE, UDEV_RULE
 from teleop.errors import DeviceError, RigError
@@ -26,9 +27,8 @@ DYNAMIXEL_RULE = """\
 # U2D2 adapters: hand bytes over after 1 ms, not 16; no modem; for the group dialout.
 """ + "".join(
     f"""\
-ACTION=="add", SUBSYSTEM=="usb-serial", DRIVER=="ftdi_sio", ATTRS{{idVendor}}=="{vendor}", \
-ATTRS{{idProduct}}=="{product}", ATTR{{latency_timer}}="1"
-SUBSYSTEM=="tty", ATTRS{{idVendor}}=="{vendor}", ATTRS{{idProduct}}=="{product}", \
+ACTION!="remove", SUBSYSTEM=="tty", ATTRS{{idVendor}}=="{vendor}", \
+ATTRS{{idProduct}}=="{product}", ATTR{{device/latency_timer}}="1", \
 ENV{{ID_MM_DEVICE_IGNORE}}="1", MODE="0660", GROUP="dialout", TAG+="uaccess"
 """
     for vendor, product in FTDI
@@ -113,8 +113,7 @@ def install(files: Mapping[str, str], root: Path = Path("/")) -> list[str]:
             path.write_text(text)
         except PermissionError:
             raise DeviceError(
-                f"udev: {path} may be written by root only; run: sudo {_own_program()} doctor "
-                "--install-udev"
+                f"udev: {path} may be written by root only; run: {install_udev()}"
             ) from None
         except OSError as error:
             raise DeviceError(
@@ -131,7 +130,7 @@ def reload_rules() -> list[str]:
     for command in RELOAD:
         if subprocess.run(command, check=False, capture_output=True).returncode != 0:
             return [f"{' '.join(command)} failed: unplug all devices, and plug them in again"]
-    return ["in use now, for latency timers after plugging in again"]
+    return ["in use now"]
 
 
 def missing(rig: Rig, root: Path = Path("/")) -> list[str]:
@@ -172,8 +171,3 @@ def _text(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _own_program() -> str:
-    """As sudo finds it: it does not search a virtual environment."""
-    return shutil.which("tandem") or "tandem"

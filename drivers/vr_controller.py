@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import FloatArray, Frame
 from teleop.rig_inputs import OpenVrInput
+from teleop.rotations import quaternion_of_matrix
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class _Hand:
     def place(self, matrix: FloatArray) -> None:
         """Take a trusted pose, shape (3, 4)."""
         self.position_m = matrix[:, 3].copy()
-        quaternion = quaternion_of(matrix)
+        quaternion = quaternion_of_matrix(matrix)
         # q and -q are one rotation; whoever filters or differentiates wants no leap between them.
         flip = float(quaternion @ self.quaternion_wxyz) < 0
         self.quaternion_wxyz = -quaternion if flip else quaternion
@@ -355,21 +355,3 @@ class OpenVrHub:
             return str(self._client.system.getStringTrackedDeviceProperty(index, prop))
         except api.error_code.TrackedPropertyError:
             return ""
-
-
-def quaternion_of(matrix: FloatArray) -> FloatArray:
-    """Shape (4,), w x y z with w not negative, of the rotation in the first three columns.
-
-    Shepperd's method, which divides by the largest of the four.
-    """
-    (a, b, c), (d, e, f), (g, h, i) = matrix[:3, :3].tolist()
-    squares = (1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i)
-    largest = squares.index(max(squares))
-    rows = (
-        (squares[0], h - f, c - g, d - b),
-        (h - f, squares[1], b + d, c + g),
-        (c - g, b + d, squares[2], f + h),
-        (d - b, c + g, f + h, squares[3]),
-    )
-    quaternion = np.array(rows[largest])
-    return np.asarray(math.copysign(1.0, quaternion[0]) * quaternion / np.linalg.norm(quaternion))

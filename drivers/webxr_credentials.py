@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from teleop.addresses import own_address
 from teleop.errors import DeviceError, MissingExtraError
 from teleop.rig_inputs import WebXrServer
 
@@ -86,7 +87,7 @@ def code_file() -> Path:
 def page_address(config: WebXrServer) -> str:
     """What to type into the headset's browser; the pairing code is not in it."""
     host = lan() if config.host in ("0.0.0.0", "::") else config.host
-    return f"https://{host}:{config.port}/"
+    return f"https://{f'[{host}]' if ':' in host else host}:{config.port}/"
 
 
 def obtain(config: WebXrServer) -> Credentials:
@@ -123,11 +124,21 @@ def _new_code() -> str:
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
+    borne = _borne(certificate)
+    return [] if borne is None else [n.lower() for n in borne.get_values_for_type(x509.DNSName)]
+
+
+def _addresses(certificate: x509.Certificate) -> list[str]:
+    borne = _borne(certificate)
+    return [] if borne is None else [str(a) for a in borne.get_values_for_type(x509.IPAddress)]
+
+
+def _borne(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    """The names and addresses it is made out to; None when it bears none."""
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return []
-    return [name.lower() for name in names.value.get_values_for_type(x509.DNSName)]
+        return None
 
 
 def _usable(certificate: Path, key: Path, host: str) -> bool:
@@ -135,9 +146,7 @@ def _usable(certificate: Path, key: Path, host: str) -> bool:
         return False
     parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
     left = parsed.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = {str(a) for a in names.get_values_for_type(x509.IPAddress)}
-    known = {*_names(parsed), *addresses, "0.0.0.0", "::"}
+    known = {*_names(parsed), *_addresses(parsed), "0.0.0.0", "::"}
     return left.days > _RENEW_DAYS and host.lower() in known
 
 
@@ -182,12 +191,10 @@ def _general_name(host: str) -> x509.GeneralName:
 
 def lan() -> str:
     """This machine's address towards the network, as far as the routing table tells."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737); a UDP connect sends nothing
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
+    try:
+        return own_address("192.0.2.1", 9)  # TEST-NET-1 (RFC 5737)
+    except OSError:
+        return "127.0.0.1"
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -103,7 +103,13 @@ class PageServer:
         self._credentials = webxr_credentials.obtain(self._config)
         self._tls = self._credentials.tls()
         self._thread.start()
-        self._started.result(_START_S)
+        try:
+            self._started.result(_START_S)
+        except TimeoutError as error:
+            raise DeviceError(
+                f"webxr: the page is not served after {_START_S:g} s; see whether this machine "
+                "is overloaded, and start again"
+            ) from error
 
     @property
     def address(self) -> str:
@@ -236,6 +242,7 @@ class PageServer:
     async def _attend(self, operator: Operator) -> None:
         if self._operator is not None:  # the same page, back before its old socket was given up
             self._operator.abort()
+            self._listener.page_went()
         self._operator = operator
         self._listener.page_came()
         log.info("webxr: %s is connected", operator.where)

@@ -114,3 +114,14 @@ def free_base_port(count: int, host: str = "127.0.0.1") -> int:
                 continue
             return base
     raise BusError(f"no {count} consecutive free TCP ports on {host}")
+
+
+def own_address(host: str, port: int) -> str:
+    """The IPv4 address of this machine from which it reaches another, by the routing table.
+
+    Raises:
+        OSError: the host is unknown, or there is no way to it.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))  # a datagram socket sends nothing by this
+        return str(probe.getsockname()[0])

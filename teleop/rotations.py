@@ -82,6 +82,24 @@ def quaternion_of(vector: FloatArray) -> FloatArray:
     return np.array([math.cos(0.5 * angle), scale * x, scale * y, scale * z])
 
 
+def quaternion_of_matrix(matrix: FloatArray) -> FloatArray:
+    """Shape (4,), w x y z with w not negative, of the rotation in the first three columns.
+
+    Shepperd's method, which divides by the largest of the four.
+    """
+    (a, b, c), (d, e, f), (g, h, i) = matrix[:3, :3].tolist()
+    squares = (1 + a + e + i, 1 + a - e - i, 1 - a + e - i, 1 - a - e + i)
+    largest = squares.index(max(squares))
+    rows = (
+        (squares[0], h - f, c - g, d - b),
+        (h - f, squares[1], b + d, c + g),
+        (c - g, b + d, squares[2], f + h),
+        (d - b, c + g, f + h, squares[3]),
+    )
+    quaternion = np.array(rows[largest])
+    return np.asarray(math.copysign(1.0, quaternion[0]) * quaternion / np.linalg.norm(quaternion))
+
+
 def turn_between(start: FloatArray, end: FloatArray) -> FloatArray:
     """The rotation vector, rad, in the outer frame, that takes one quaternion to another."""
     return rotation_vector(quaternion_product(end, quaternion_inverse(start)))

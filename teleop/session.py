@@ -390,18 +390,9 @@ class SessionNode:
 
     def _state(self, now_ns: int) -> Outputs:
         phase, stop = topics.SESSION_PHASE, topics.SESSION_STOP
-        return [
-            (
-                phase,
-                m.SessionPhase(
-                    now_ns, self._seq.next(phase), self.phase, self._episode, self.notice
-                ),
-            ),
-            (
-                stop,
-                m.StopState(now_ns, self._seq.next(stop), self.stop_engaged, self._stop_reason),
-            ),
-        ]
+        said = m.SessionPhase(now_ns, self._seq.next(phase), self.phase, self._episode, self.notice)
+        held = m.StopState(now_ns, self._seq.next(stop), self.stop_engaged, self._stop_reason)
+        return [(phase, said), (stop, held)]
 
 
 _OUTCOME = {Action.STOP: "unknown", Action.SUCCESS: "success", Action.FAILURE: "failure"}

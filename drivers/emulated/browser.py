@@ -151,8 +151,9 @@ class Browser:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
-        with contextlib.suppress(OSError):
+        with self._lock:  # nobody may write to a descriptor that is another's by now
             os.close(self._write)
+            self._write = -1
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def _call(

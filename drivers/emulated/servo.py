@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 from drivers import dynamixel_table as dt
@@ -103,6 +104,21 @@ class Servo:
         if end > 136:
             registers.set(136, round(sign * bank.set_rad_s.item(axis) / dt.RAD_S_PER_UNIT))
             registers.set(140, self._tick(bank.set_rad.item(axis)))
+
+    def clear_turns(self, bank: ServoBank) -> int:
+        """Forget whole turns: the position is within one turn again; returns the error code.
+
+        A servo that moves refuses (ROBOTIS e-manual, clear instruction). That the goal loses the
+        same turns, so that nothing moves, is an assumption.
+        """
+        registers = self.registers
+        self.measure(bank, 136)
+        if registers.table[sr.MOVING]:
+            return sr.RESULT_FAIL
+        turns = (registers.get(132) - registers.get(20)) // dt.TICKS_PER_TURN
+        self.mounted_rad -= self.sign * turns * 2 * math.pi
+        registers.set(sr.GOAL_POSITION, registers.get(sr.GOAL_POSITION) - turns * dt.TICKS_PER_TURN)
+        return 0
 
     def _tick(self, angle_rad: float) -> int:
         offset: int = _LONG.unpack_from(self.registers.table, 20)[0]

@@ -194,7 +194,8 @@ class ServoChain:
             registers.reset_factory(params[0] if params else 0)
             self._restart([servo])
         elif code == CLEAR:
-            return (0 if params == CLEAR_MULTI_TURN else sr.RANGE_ERROR), b""
+            known = params == CLEAR_MULTI_TURN
+            return (servo.clear_turns(self.bank) if known else sr.RANGE_ERROR), b""
         else:
             return sr.INSTRUCTION_ERROR, b""
         return 0, b""
@@ -269,15 +270,22 @@ class ServoChain:
     # What reading and writing do to the servo and its joint.
 
     def _read(self, servo: Servo, address: int, count: int) -> tuple[int, bytes]:
-        if address + count > 116:  # a goal never given reads as the present position
-            servo.measure(self.bank, address + count)
+        for at, n in servo.registers.spans(address, count):
+            if at + n > 116:  # a goal never given reads as the present position
+                servo.measure(self.bank, at + n)
         return servo.registers.read(address, count)
 
     def _write(self, servo: Servo, address: int, data: bytes) -> int:
-        registers = servo.registers
-        if error := registers.write(address, data):
+        spans = servo.registers.spans(address, len(data))
+        if error := servo.registers.write(address, data):
             return error
-        end = address + len(data)
+        for at, count in spans:
+            self._obey(servo, at, at + count)
+        return 0
+
+    def _obey(self, servo: Servo, address: int, end: int) -> None:
+        """Do what the registers from ``address`` up to ``end`` now say."""
+        registers = servo.registers
         if address <= 11 < end:
             servo.goal_given = False
         if address < 120 and end > 116:
@@ -289,7 +297,6 @@ class ServoChain:
                 servo.send_profile(self.bank)
             if end > 104 or address <= 64 < end:
                 servo.send_goal(self.bank)
-        return 0
 
     def _master(self, servo: Servo) -> Servo | None:
         """Of the servos on this joint the first with torque: its goals count."""

@@ -6,14 +6,19 @@ XM430, XM540, XL430-W250 and XC430 servos.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from drivers import dynamixel_table as dt
 from teleop.errors import UnknownNameError
 
-TABLE_SIZE = 147
-"""Up to the present temperature; backup flags and indirect addresses are not emulated."""
+TABLE_SIZE = 662
+"""Up to the last indirect data; backup flags and external ports are not emulated."""
+INDIRECT_COUNT = 28
+"""Bytes of indirect data in each of the two blocks."""
+INDIRECT: Final = ((168, 224), (578, 634))
+"""Of each block: the first indirect address (2 bytes each), the first indirect data (1 byte)."""
 
 RESULT_FAIL = 1
 INSTRUCTION_ERROR = 2
@@ -50,6 +55,11 @@ class Field:
     low: int
     high: int
     read_only: bool = False
+
+
+def _pointers() -> Iterator[int]:
+    for first, _ in INDIRECT:
+        yield from range(first, first + 2 * INDIRECT_COUNT, 2)
 
 
 def _fields() -> dict[int, Field]:
@@ -96,11 +106,14 @@ def _fields() -> dict[int, Field]:
         *(Field(a, 4, -_WIDE - 1, _WIDE, read_only=True) for a in (128, 132, 136, 140)),
         Field(144, 2, 0, 255, read_only=True),
         Field(146, 1, 0, 255, read_only=True),
+        *(Field(pointer, 2, 64, TABLE_SIZE - 1) for pointer in _pointers()),
+        *(Field(a + i, 1, 0, 255) for _, a in INDIRECT for i in range(INDIRECT_COUNT)),
     ]
     return {row.address: row for row in rows}
 
 
 FIELDS: Final = _fields()
+_POINTERS: Final = frozenset(_pointers())
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,9 @@ class ServoRegisters:
         goals = {68: dt.REPLY_TO_ALL, 100: self.get(36), 102: self.get(38), 104: self.get(44)}
         for address, value in {**gains, **goals, 144: 120, 146: 30}.items():
             self.set(address, value)
+        for pointer, data in INDIRECT:  # each stands for itself
+            for i in range(INDIRECT_COUNT):
+                self.set(pointer + 2 * i, data + i)
         self.pending = None
 
     def reset_factory(self, option: int) -> None:
@@ -224,23 +240,58 @@ class ServoRegisters:
         if self.shut_down:
             self.table[64] = 0
 
+    def spans(self, address: int, count: int) -> list[tuple[int, int]]:
+        """Registers behind ``count`` bytes: (address, bytes) in order, neighbours joined.
+
+        Indirect data stands for the byte that its indirect address names, all else for itself.
+        That a byte of indirect data named by another one is not followed is an assumption.
+        """
+        if address + count <= INDIRECT[0][1]:
+            return [(address, count)]
+        found: list[tuple[int, int]] = []
+        for at in range(address, address + count):
+            behind = self._behind(at)
+            if found and sum(found[-1]) == behind:
+                found[-1] = (found[-1][0], found[-1][1] + 1)
+            else:
+                found.append((behind, 1))
+        return found
+
+    def _behind(self, address: int) -> int:
+        for first, data in INDIRECT:
+            if data <= address < data + INDIRECT_COUNT:
+                return self.get(first + 2 * (address - data))
+        return address
+
     def read(self, address: int, count: int) -> tuple[int, bytes]:
         """Error code and bytes; beyond the table is a range error."""
         if address + count > TABLE_SIZE:
             return RANGE_ERROR, b""
-        return 0, bytes(self.table[address : address + count])
+        return 0, b"".join(self.table[at : at + n] for at, n in self.spans(address, count))
 
     def write(self, address: int, data: bytes) -> int:
         """Carry a host's write out, all of it or nothing; returns the error code, 0 if done."""
-        end = address + len(data)
-        if end > TABLE_SIZE:
+        if address + len(data) > TABLE_SIZE:
             return RANGE_ERROR
-        if address == GOAL_POSITION and len(data) == 4:  # the control loop's only write
-            if error := self._goal_refusal(address, int.from_bytes(data, "little", signed=True)):
+        parts, begun = [], 0
+        for at, count in self.spans(address, len(data)):
+            parts.append((at, data[begun : begun + count]))
+            begun += count
+        for at, part in parts:
+            if error := self._objection(at, part):
                 return error
-            self.table[address:end] = data
-            return 0
-        at = address
+        mode = self.table[11]
+        for at, part in parts:
+            self.table[at : at + len(part)] = part
+        if self.table[11] != mode:
+            self._fit_mode()
+        return 0
+
+    def _objection(self, address: int, data: bytes) -> int:
+        """Error code of a write to neighbouring registers, 0 if it is allowed."""
+        if address == GOAL_POSITION and len(data) == 4:  # the control loop's only write
+            return self._goal_refusal(address, int.from_bytes(data, "little", signed=True))
+        at, end = address, address + len(data)
         while at < end:
             field = FIELDS.get(at)
             if field is None:  # unused byte between registers, or inside one
@@ -254,17 +305,13 @@ class ServoRegisters:
             if error := self._refusal(field, int.from_bytes(raw, "little", signed=field.low < 0)):
                 return error
             at += field.size
-        mode = self.table[11]
-        self.table[address:end] = data
-        if self.table[11] != mode:
-            self._fit_mode()
         return 0
 
     def _fit_mode(self) -> None:
         """What a new operating mode does to the settings of the old one.
 
-        The e-manual says it of gains and profiles. That goals go back to their limits, as at
-        power-up, is an assumption, and the worst one: a current not set anew would be the largest.
+        E-manual, note on register 11: gains fit the mode, profiles become 0, and goal PWM and goal
+        current go to their limits. That goal velocity does so too is an assumption.
         """
         factory = self.factory
         gains = {76: factory.velocity_i, 78: 100, 80: factory.position_d, 84: factory.position_p}
@@ -273,8 +320,13 @@ class ServoRegisters:
             self.set(address, value)
 
     def _refusal(self, field: Field, value: int) -> int:
+        """Error code of a write to one register.
+
+        That indirect addresses are locked with the EEPROM is from the SDK's sample for them.
+        """
         address = field.address
-        if field.read_only or (address < 64 and self.torque_on):
+        locked = self.torque_on and (address < 64 or address in _POINTERS)
+        if field.read_only or locked:
             return ACCESS_ERROR
         if not field.low <= value <= field.high:
             return RANGE_ERROR

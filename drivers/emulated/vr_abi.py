@@ -145,10 +145,11 @@ def install(runtime: Path) -> None:
         DeviceError: there is no C compiler, or it failed.
         MissingExtraError: openvr is not installed.
     """
+    built = library()
     place = runtime / "bin" / "linux64"
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=place, delete=False) as new:
-        shutil.copyfile(library(), new.name)
+        shutil.copyfile(built, new.name)
     # Renamed, not overwritten: a client may have the old one loaded.
     Path(new.name).replace(place / "vrclient.so")
 

@@ -110,6 +110,8 @@ async function enter(mode) {
 
 function left() {
   session = null;
+  hold(false); // the finger may leave the screen when its field is gone already
+  phone.buttons = 0;
   $('phone').hidden = true;
   $('page').hidden = false;
   offer();

@@ -141,7 +141,7 @@ def test_absent_id_times_out_in_virtual_time(bus: SimpleNamespace) -> None:
         (11, 1, 2, 4),  # no such operating mode
         (102, 2, 1500, 6),  # beyond the current limit of an XM430
         (GOAL, 2, 5, 5),  # half a register
-        (600, 1, 0, 4),  # beyond the table
+        (662, 1, 0, 4),  # beyond the table
     ],
 )
 def test_bad_writes_are_refused_with_the_servo_s_own_codes(

@@ -12,8 +12,8 @@ import pytest
 
 from calibration.poses import quaternion_from_rotation, rotation_from_quaternion
 from drivers.base import HandReading
-from drivers.vr_controller import quaternion_of
 from teleop.clock import NS_PER_S
+from teleop.rotations import quaternion_of_matrix
 from tests.drivers.vr_bench import (
     TRACKER,
     Open,
@@ -77,11 +77,11 @@ def test_any_rotation_keeps_its_meaning_as_a_quaternion() -> None:
     for turn in turns:
         matrix = np.zeros((3, 4))
         matrix[:, :3] = rotation_from_quaternion(turn)
-        quaternion = quaternion_of(matrix.astype(np.float32).astype(np.float64))
+        quaternion = quaternion_of_matrix(matrix.astype(np.float32).astype(np.float64))
         assert np.linalg.norm(quaternion) == pytest.approx(1.0)
         assert quaternion[0] >= 0
         np.testing.assert_allclose(rotation_from_quaternion(quaternion), matrix[:, :3], atol=1e-6)
-    half = quaternion_of(np.column_stack((np.diag([-1.0, 1.0, -1.0]), np.zeros(3))))
+    half = quaternion_of_matrix(np.column_stack((np.diag([-1.0, 1.0, -1.0]), np.zeros(3))))
     np.testing.assert_allclose(np.abs(half), (0, 0, 1, 0), atol=1e-9)
     np.testing.assert_allclose(quaternion_from_rotation(np.eye(3)), (1, 0, 0, 0))
 

@@ -13,13 +13,14 @@ from drivers.emulated import headset, hid_mouse, vr_runtime
 from drivers.emulated.stand_in import HandPose, PuckPush
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.messages import FloatArray, PoseInput, TwistInput
-from tests.system.input_chain import CLOCK, Chain, chain_rig
+from tests.system.input_chain import Chain
+from tests.system.servo_arm import CLOCK, chain_rig
 
 PUCK, HAND = "mouse", "left_hand"
 MOVING_M_S = 0.15
 """The tool is on its way."""
-SWING_M, SWING_HZ = 0.12, 0.8
-"""Of the hand: up to 0.6 m/s, more than the cap of 0.5 m/s."""
+SWING_M, SWING_HZ = 0.2, 0.8
+"""Of the hand: up to 1 m/s, twice the cap of 0.5 m/s."""
 PRESS_NS, RELEASE_NS = ns_from_s(1.0), ns_from_s(0.2)
 """How long a press that moves nothing lasts, and how long it is let go before the next."""
 

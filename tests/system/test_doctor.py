@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -19,9 +18,15 @@ import pytest
 import simplejpeg
 import yaml
 
-from drivers import doctor, doctor_checks, dynamixel_port
+from drivers import (
+    doctor,
+    doctor_cameras,
+    doctor_ports,
+    doctor_servos,
+    dynamixel_port,
+)
 from drivers import dynamixel_table as table
-from drivers.base import DeviceHealth
+from drivers.base import Arm, DeviceHealth
 from drivers.doctor_checks import Check
 from drivers.dynamixel_port import QuietPort
 from drivers.emulated.mjpeg_camera import MjpegServer
@@ -34,6 +39,8 @@ from teleop.addresses import free_base_port
 from teleop.clock import Clock, MonotonicClock
 from teleop.node import World
 from teleop.rig import Rig
+from teleop.rig_dynamixel import DynamixelArm as ArmConfig
+from teleop.rig_dynamixel import DynamixelArmModel
 from teleop.rig_files import load_rig
 from tests.drivers.one_arm import OneArm, changed_arm
 
@@ -49,7 +56,7 @@ SLOW_CAMERA = {"driver": "opencv", "width": 160, "height": 120, "fps": 5, "focus
 
 def rig_file(folder: Path, **parts: Any) -> Path:
     """The shipped rig's left pair with other parts replaced, as a file on ports of its own."""
-    tree = {
+    tree: dict[str, Any] = {
         "extends": str(ROOT / "hardware.yaml"),
         "arms": {
             LEADER: PATIENT,
@@ -148,6 +155,40 @@ def test_the_emulated_rig_is_in_order(
     things = {check["thing"] for check in report["checks"]}
     assert things >= {"packages", "rig file", "clock", "emulated rig", "camera cam_high"}
     assert things >= {f"{arm}{part}" for arm in (LEADER, FOLLOWER) for part in ("", " servos")}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("franka_kinesthetic", "pilot desk: brakes open, mode Execution, FCI Active"),
+        ("viperx_openvr", "SteamVR: runs"),
+        ("viperx_webxr", "webxr: the page opens at https://127.0.0.1"),
+        ("interbotix_ros1", "right_leader: the node /leader_right has 7 motors"),
+    ],
+)
+def test_every_kind_of_emulated_rig_is_in_order(tmp_path: Path, name: str, told: str) -> None:
+    """The shipped example without its cameras, with a puck: no failure, each device is told."""
+    example = ROOT / "docs" / "rigs" / f"{name}.yaml"
+    rig = load_rig(example)
+    tree = {
+        "extends": str(example),
+        "cameras": dict.fromkeys(rig.cameras),
+        "tasks": {task: {"cameras": None} for task in rig.tasks},
+        "inputs": {"puck": {"driver": "spacemouse"}},
+        "webxr": {"view": None},
+        "recording": {"min_free_bytes": 0},
+    }
+    path = tmp_path / "hardware.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    command = [sys.executable, "-m", "teleop.cli", "doctor", "--emulate", "--hardware", str(path)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("fail")] == [], done.stdout
+    assert done.returncode == 0, done.stderr
+    for words in (told, "puck: puck"):
+        assert any(line.startswith(f"ok    {words}") for line in lines), done.stdout
 
 
 def test_a_half_connected_rig_is_told_part_by_part(
@@ -283,12 +324,14 @@ def test_a_slow_usb_adapter_fails_and_the_servos_are_looked_at_all_the_same(
 ) -> None:
     """With the command that sets it."""
 
-    def open_here(name: str, rig: Rig, clock: Clock, world: World | None) -> DynamixelArm:
-        arm = rig.arms[name]
+    def open_here(name: str, rig: Rig, clock: Clock, world: World | None) -> Arm:
+        arm, model = rig.arms[name], rig.arm_model(name)
+        assert isinstance(arm, ArmConfig)
+        assert isinstance(model, DynamixelArmModel)
         open_port = partial(QuietPort, arm.port, clock, arm.baud)
-        return DynamixelArm(name, arm, rig.arm_model(name), open_port, 0.2, tmp_path)
+        return DynamixelArm(name, arm, model, open_port, 0.2, tmp_path)
 
-    monkeypatch.setattr(doctor, "open_arm", open_here)
+    monkeypatch.setattr(doctor_servos, "open_arm", open_here)
     timer = tmp_path / "bus/usb-serial/devices" / plugged.link.resolve().name / "latency_timer"
     timer.parent.mkdir(parents=True)
     timer.write_text("16\n")
@@ -305,14 +348,24 @@ def test_a_pose_and_a_gripper_out_of_range_are_warnings(plugged: Plugged) -> Non
     plugged.emulated.place((0.1, -1.2, 1.3, -0.2, 0.4, 0.3, 2.5))
     said = by_status(plugged.checks(), "warn")
     assert "gripper opening 1.48, fingers " in said
-    assert " mm apart; 0 is closed, 1 open: set gripper_closed_rad" in said
+    assert " mm apart; 0 is closed, 1 open: run tandem calibrate gripper left_follower" in said
 
 
 def test_a_port_without_a_stable_name_is_a_warning(plugged: Plugged) -> None:
     """The kernel numbers adapters in the order of plugging in."""
-    check = doctor_checks.serial_port_check(FOLLOWER, str(plugged.link.resolve()))
+    check = doctor_ports.serial_port_check(FOLLOWER, str(plugged.link.resolve()))
     assert (check.status, check.thing) == ("warn", "left_follower port")
-    assert doctor_checks.serial_port_check(FOLLOWER, str(plugged.link)).status == "ok"
+    assert doctor_ports.serial_port_check(FOLLOWER, str(plugged.link)).status == "ok"
+
+
+def test_a_port_that_is_not_permitted_is_told_with_its_group(
+    plugged: Plugged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commonest first mistake: not in dialout. (Root, who may run this, is never refused.)"""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(doctor_ports, "_group_of", lambda _: "dialout")
+    check = doctor_ports.serial_port_check(FOLLOWER, str(plugged.link))
+    assert "is for root and the group dialout only; run: sudo usermod -aG dialout" in str(check)
 
 
 # Cameras
@@ -326,23 +379,25 @@ def one_camera(aloha: Rig, **values: Any) -> Rig:
 
 def camera_findings(rig: Rig) -> list[Check]:
     """What is said of the rig's only camera."""
-    (trial,) = doctor.try_cameras(rig, CLOCK)
-    return list(doctor.camera_checks(trial, rig.recording.min_rate_fraction))
+    (trial,) = doctor_cameras.try_cameras(rig, CLOCK)
+    return list(doctor_cameras.camera_checks(trial, rig.recording.min_rate_fraction))
 
 
 def test_a_camera_slower_than_configured_fails_with_both_rates(aloha: Rig) -> None:
     """A recording with it would not pass its verdict; repeated and damaged images are told."""
     rig = one_camera(aloha, fps=30, source="/dev/CAM")
-    trial = doctor.CameraTrial("cam", rig.cameras["cam"], open_camera("cam", rig, CLOCK, None))
+    trial = doctor_cameras.CameraTrial(
+        "cam", rig.cameras["cam"], open_camera("cam", rig, CLOCK, None)
+    )
     trial.images, trial.image_bytes = 31, 620_000
     trial.after = DeviceHealth(values={"fps": 15.5, "repeats": 12.0, "corrupt": 3.0})
-    checks = list(doctor.camera_checks(trial, 0.9))
+    checks = list(doctor_cameras.camera_checks(trial, 0.9))
     assert "160x120 at 15.5 of 30 fps, 20 kB" in by_status(checks, "fail")
     assert "spread the cameras over USB controllers" in by_status(checks, "fail")
     assert "12 images repeated the one before, 31 were new" in by_status(checks, "warn")
     assert "3 images were damaged" in by_status(checks, "warn")
     trial.after = DeviceHealth(values={"fps": 29.5})
-    assert [check.status for check in doctor.camera_checks(trial, 0.9)] == ["ok"]
+    assert [check.status for check in doctor_cameras.camera_checks(trial, 0.9)] == ["ok"]
 
 
 def test_a_frozen_camera_fails(aloha: Rig, feed: Feed) -> None:
@@ -357,62 +412,3 @@ def test_a_setting_that_does_not_take_is_a_warning(aloha: Rig, feed: Feed) -> No
     said = camera_findings(one_camera(aloha, source=feed.url, exposure=100.0))
     assert "exposure 100 is not applied" in by_status(said, "warn")
     assert by_status(said, "fail") == ""
-
-
-# The machine
-
-
-def test_topic_ports_that_are_taken_are_told(aloha: Rig) -> None:
-    """A session is running, or another program has the port."""
-    with socket.socket() as other:
-        other.bind((aloha.network.host, aloha.network.base_port))
-        other.listen()
-        check = doctor_checks.topic_checks(aloha)
-        assert check.status == "fail"
-        assert "1 of 35 cannot be bound" in check.seen
-    assert doctor_checks.topic_checks(aloha).status == "ok"
-
-
-def test_a_full_slow_or_unwritable_disk_is_told(aloha: Rig, tmp_path: Path) -> None:
-    """Against the episode to come; the folder itself need not exist, and stays away."""
-    roomy = aloha.replaced(recording={"min_free_bytes": 0})
-    out = tmp_path / "episodes" / "today"
-    sound = doctor_checks.disk_checks(roomy, out, 1.0)
-    assert [check.status for check in sound] == ["ok", "ok"]
-    assert list(tmp_path.iterdir()) == []
-    fast = doctor_checks.disk_checks(roomy.replaced(tasks={}), out, 1e15)
-    assert "faster disk" in by_status(fast, "fail")
-    full = doctor_checks.disk_checks(aloha.replaced(recording={"min_free_bytes": 10**18}), out, 1.0)
-    assert "make room" in by_status(full, "fail")
-    locked = doctor_checks.disk_checks(roomy, Path("/proc"), 0.0)
-    assert "cannot be written to" in by_status(locked, "fail")
-
-
-def test_a_missing_extra_warns_and_fails_where_it_is_needed_now(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With the command that installs it."""
-    monkeypatch.setattr(doctor_checks, "EXTRAS", {"sim": (("no_such_module",), "--emulate")})
-    said = by_status(doctor_checks.package_checks(emulate=False), "warn")
-    assert "no_such_module not installed, which --emulate need; run: pip install" in said
-    assert "tandem-rig[sim]" in by_status(doctor_checks.package_checks(emulate=True), "fail")
-
-
-def test_a_power_saving_processor_is_a_warning(aloha: Rig, tmp_path: Path) -> None:
-    """As /sys tells; a virtual machine tells nothing."""
-    file = tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_governor"
-    file.parent.mkdir(parents=True)
-    file.write_text("powersave\n")
-    for sysfs, told in ((tmp_path, True), (NO_SYSFS, False)):
-        said = by_status(doctor_checks.machine_checks(aloha, sysfs), "warn")
-        assert ("governor powersave" in said) is told
-
-
-def test_a_port_that_is_not_permitted_is_told_with_its_group(
-    plugged: Plugged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commonest first mistake: not in dialout. (Root, who may run this, is never refused.)"""
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setattr(doctor_checks, "_group_of", lambda _: "dialout")
-    check = doctor_checks.serial_port_check(FOLLOWER, str(plugged.link))
-    assert "is for root and the group dialout only; run: sudo usermod -aG dialout" in str(check)

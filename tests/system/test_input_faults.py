@@ -6,6 +6,7 @@ time, nothing beyond its caps, and no motion afterwards without a new press.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -15,20 +16,25 @@ from typing import cast
 import numpy as np
 import pytest
 
-from drivers import input_node
+from drivers import arm_node, input_node
 from drivers.emulated.headset import IWER, WebXrHeadset
 from drivers.emulated.vr_runtime import VrRuntime, emulated_fields
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError
 from teleop.node import NodeContext
+from teleop.rig import Rig
 from teleop.rig_inputs import OpenVrInput, WebXrInput
 from teleop.rotations import length
 from tests.drivers.vr_bench import VARIABLES
 from tests.drivers.webxr_page_client import free_port
-from tests.system.input_chain import ARM, CLOCK, Chain, chain_rig
+from tests.system.input_chain import Chain
 from tests.system.input_operators import HAND, MOVING_M_S, PUCK, Hand, Pusher
+from tests.system.servo_arm import ARM, CLOCK, chain_rig
 
-LEAP_M = 0.3
+TRIES = 5
+NOBODY = 65534
+"""The user without rights."""
+LEAP_M = 0.6
 SAMPLES = 60
 """Told afterwards while the arm must not move: over half a second of any of these devices."""
 
@@ -74,6 +80,31 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hand, WebXr
                 worn.wait_until_entered()
                 hand.chain.run()
                 yield hand, worn
+
+
+# A leader arm
+
+
+@pytest.fixture
+def serial_port() -> Iterator[str]:
+    """A port that is the root user's, and for the time of a test we are not root."""
+    ours, theirs = os.openpty()
+    os.fchmod(theirs, 0o000)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    yield os.ttyname(theirs)
+    os.seteuid(user)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_serial_port_that_nobody_may_open_is_named(aloha: Rig, serial_port: str) -> None:
+    """Permission denied: no run, and the group that helps."""
+    arm = aloha.arms["left_leader"].model_dump() | {"port": serial_port}
+    rig = aloha.replaced(arms={"left_leader": arm})
+    with pytest.raises(DeviceError, match=f"{serial_port}: permission denied; .*group dialout"):
+        arm_node.build("left_leader", NodeContext(rig, CLOCK))
 
 
 # A puck
@@ -179,26 +210,27 @@ def test_tracking_lost_with_the_grip_held_holds_the_arm(
 def test_a_jump_of_the_hand_does_not_move_the_arm(vr: tuple[Hand, VrRuntime]) -> None:
     """The hand is latched anew where it is found: counted, and the arm goes on from there."""
     (hand, _), chain = vr, vr[0].chain
+    for _ in range(TRIES):
+        hand.guide()
+        hand.swings = False
+        chain.until(chain.at_rest, "the arm where the still hand wants it")
+        before, latches = chain.tool_m(chain.written[-1]), _latches(chain)
+        hand.at_m = hand.at_m + np.array([LEAP_M, 0.0, 0.0])
+        chain.until(hand.told(SAMPLES), "the hand stays there")
+        after, latched = chain.tool_m(chain.written[-1]), _latches(chain)
+        hand.swings = True
+        chain.until(lambda: chain.speed_m_s() > MOVING_M_S or _lost(chain), "the arm goes on")
+        if not _lost(chain):
+            break
+    assert length(after - before) < 0.002
+    assert latched == latches + 1
+
     hand.guide()
-    hand.swings = False
-    chain.until(chain.at_rest, "the arm where the still hand wants it")
-    before = chain.tool_m(chain.written[-1])
-    latches = _latches(chain)
-    hand.at_m = hand.at_m + np.array([LEAP_M, 0.0, 0.0])
-    chain.until(hand.told(SAMPLES), "the hand stays there")
-    assert length(chain.tool_m(chain.written[-1]) - before) < 0.002
-    assert _latches(chain) == latches + 1
-    hand.swings = True
-    chain.until(lambda: chain.speed_m_s() > MOVING_M_S, "the arm follows again")
-    jumped_ns = CLOCK.now_ns()
-
-    def leap() -> None:
-        hand.at_m = hand.at_m - np.array([LEAP_M, 0.0, 0.0])
-
-    chain.happen(leap)
+    begun = len(chain.written) - 1
+    hand.at_m = hand.at_m - np.array([LEAP_M, 0.0, 0.0])
     chain.until(hand.told(SAMPLES), "the hand swings on")
-    path = [chain.tool_m(w) for w in chain.written if w.step_ns > jumped_ns]
-    assert max(length(p - path[0]) for p in path) < LEAP_M  # The swing alone is 0.24 m wide.
+    path = [chain.tool_m(w) for w in chain.written[begun:]]
+    assert max(length(p - path[0]) for p in path) < LEAP_M  # The swing alone is 0.4 m wide.
     chain.assert_caps()
 
 
@@ -285,6 +317,11 @@ def test_a_browser_that_is_killed_holds_the_arm(
     end_ns = CLOCK.now_ns() + ns_from_s(0.5)
     chain.assert_stays(lambda: CLOCK.now_ns() > end_ns, "half a second more")
     chain.assert_caps()
+
+
+def _lost(chain: Chain) -> bool:
+    """Whether the rig takes the hand for lost: a busy machine may have kept it waiting."""
+    return f"{HAND} is lost" in chain.words
 
 
 def _latches(chain: Chain) -> float:
