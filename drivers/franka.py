@@ -51,7 +51,6 @@ LOW_SUCCESS_RATE = 0.95
 """Below this share of commands in time the robot is not far from stopping by itself."""
 SETTLED_S = 1.0
 """The success rate counts the last 100 commands; before, control has just begun."""
-
 REST, HOLD, GUIDE, LET_GO = "rest", "hold", "guide", "let_go"
 """Not controlled by us; at a spring; free; stopped since nobody commanded."""
 
@@ -357,6 +356,7 @@ class FrankaArmDriver:
         deadline_ns = self._began_ns + ns_from_s(FIRST_STATE_S)
         while not self._ring.in_control and link.in_control:
             if self._clock.now_ns() > deadline_ns:
+                link.soft_stop()  # Else it might yet begin, with nobody watching.
                 raise DeviceError(f"{self.name}: control does not begin; look at Desk")
             self._clock.sleep_until_ns(self._clock.now_ns() + POLL_NS)
             link.refresh()

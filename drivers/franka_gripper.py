@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from drivers.franka_hangup import HAND_PORT, hang_up
 from drivers.franka_link import Hand, HandState
-from teleop.errors import DeviceError, TandemError
+from teleop.errors import DeviceError, DeviceLostError, TandemError
 from teleop.rig_franka import FrankaGripper
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,13 @@ class FrankaHand:
                 if not self._seen.is_set():
                     self._seen.set()
                     return  # ``open`` tells; a new try is a new connect.
+            except Exception as error:
+                # Told as a lost hand: an old opening must not pass for a measured one.
+                log.exception("%s: unforeseen", self._name)
+                self._failure = DeviceLostError(f"{self._name}: the hand's driver failed: {error}")
+                self._state = None
+                self._seen.set()
+                return
             self._quit.wait(RETRY_S)
 
     def _keep(self, hand: Hand) -> None:

@@ -59,7 +59,7 @@ class FrankaPilot:
 
     def connect(self) -> None:
         """See ``drivers.base.InputDevice``."""
-        self._password = _secret(self._name, self._config.password_file)
+        self._password = _secret(self._name, self._config.password_file.expanduser())
         self._thread.start()
         if not self._opened.wait(CONNECT_S):
             raise DeviceError(

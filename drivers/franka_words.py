@@ -105,7 +105,8 @@ def too_fast(name: str, joint: str, velocity_rad_s: float, cap_rad_s: float) -> 
     return Outcome(
         "too_fast",
         f"{name}: {joint} was guided at {velocity_rad_s:.2f} rad/s, over "
-        f"guiding_max_velocity_rad_s {cap_rad_s:g}; the arm stopped gently",
+        f"guiding_max_velocity_rad_s {cap_rad_s:g}, and stopped gently; clear it, then guide "
+        "more slowly",
     )
 
 
@@ -162,6 +163,12 @@ def connect_failure(name: str, address: str, text: str) -> Outcome:
         return Outcome("host", f"{where} cannot be reached; check its address, cable and subnet")
     if "ealtime" in text or "real-time" in text:
         return Outcome("realtime", f"{where}: {_one_line(text)}; allow real-time priority (rtprio)")
+    if "interrupted" in text:
+        return Outcome(
+            "refused",
+            f"{where} closes FCI connections at once; another program has the robot: end it (a "
+            "running session, ROS, a Desk task)",
+        )
     return Outcome("failed", f"{where}: {_one_line(text)}")
 
 

@@ -39,7 +39,8 @@ class InputNode:
         self._inputs = tuple(inputs)
         self._device = device
         self._seq = Sequencer()
-        self._pressed: dict[str, frozenset[str]] = dict.fromkeys(inputs, frozenset())
+        self._pressed: dict[str, frozenset[str] | None] = dict.fromkeys(inputs)
+        """Buttons held; None when that is not known, at the start and after a loss."""
         self._lost = ""
         self._view = rig.webxr.view if rig.inputs[inputs[0]].driver == "webxr" else None
         subscriptions = {topics.input_cue(i): Queue.LATEST for i in inputs}
@@ -59,6 +60,7 @@ class InputNode:
             if str(error) != self._lost:
                 log.warning("%s: %s", self.name, error)
             self._lost = str(error)
+            self._pressed = dict.fromkeys(self._inputs)
             return []
         self._lost = ""
         return [
@@ -112,13 +114,29 @@ class InputNode:
             seq = self._seq.next(topic)
             twist = TwistInput(reading.stamp_ns, seq, reading.linear, reading.angular, mask)
             outputs.append((topic, twist))
-        topic = topics.input_action(name)
-        for button in sorted(reading.buttons - self._pressed[name]):
-            if (meaning := config.buttons.get(button)) is not None:
-                action = OperatorAction(reading.stamp_ns, self._seq.next(topic), meaning)
-                outputs.append((topic, action))
-        self._pressed[name] = reading.buttons
-        return outputs
+        return outputs + self._actions(name, reading)
+
+    def _actions(self, name: str, reading: InputReading) -> Outputs:
+        """Buttons pressed since the last reading, by their meaning.
+
+        A button that is found pressed after a loss was perhaps never let go: it does nothing but
+        stop. Buttons alone are told when they change, so their first reading counts.
+        """
+        topic, buttons = topics.input_action(name), self._rig.inputs[name].buttons
+        held = self._pressed[name]
+        found = held is None and not isinstance(reading, ButtonReading)
+        gone = isinstance(reading, HandReading) and not reading.tracked
+        self._pressed[name] = None if gone else reading.buttons
+        meanings = [
+            buttons[button]
+            for button in sorted(reading.buttons - (held or frozenset()))
+            if button in buttons
+        ]
+        return [
+            (topic, OperatorAction(reading.stamp_ns, self._seq.next(topic), meaning))
+            for meaning in meanings
+            if not found or meaning == "emergency_stop"
+        ]
 
 
 def build(name: str, context: NodeContext) -> InputNode:

@@ -47,6 +47,8 @@ class Subscription:
         """Why the newest attempt failed or the newest connection ended."""
         self._node, self._kind, self._take = node, kind, take
         self._wanted: set[str] = set()
+        self._heard: set[str] = set()
+        """Those that have a thread; one that is soon wanted again keeps it."""
         self._links: dict[str, Link] = {}
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -59,8 +61,9 @@ class Subscription:
     def follow(self, publishers: Sequence[str]) -> None:
         """Hear these publishers, given by the addresses of their nodes, and no others."""
         with self._lock:
-            new = set(publishers) - self._wanted
             self._wanted = set(publishers)
+            new = self._wanted - self._heard
+            self._heard |= new
         for uri in new:
             threading.Thread(target=self._hear, args=(uri,), daemon=True).start()
 
@@ -73,8 +76,16 @@ class Subscription:
     def _goes_on(self, uri: str) -> bool:
         return uri in self._wanted and not self._closing.is_set()
 
+    def _stops(self, uri: str) -> bool:
+        """Whether the thread of a publisher ends now; the next time gets a new one."""
+        with self._lock:
+            if self._goes_on(uri):
+                return False
+            self._heard.discard(uri)
+            return True
+
     def _hear(self, uri: str) -> None:
-        while self._goes_on(uri):
+        while not self._stops(uri):
             try:
                 link = self._connect(uri)
             except (DeviceError, WireError, OSError, xmlrpc.client.Error) as error:

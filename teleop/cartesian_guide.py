@@ -49,6 +49,9 @@ AHEAD_NS = 50_000_000
 PENDING = 256
 """Messages kept between two ticks; over a second of the fastest device."""
 
+CATCH = 0.1
+"""A trigger this close to the gripper's opening, of its stroke, has caught it."""
+
 PULSES = {"engaged": 0.3, "idle": 0.2, "limited": 0.6, "lost": 1.0}
 """Strength of the haptic pulse as a state begins."""
 
@@ -142,6 +145,8 @@ class CartesianGuide:
         self._kinematics.prefer(pose.position_rad)
         self._target = self._goal = self._kinematics.forward(pose.position_rad)
         self._gripper_goal = pose.gripper
+        self._pull: float | None = None
+        self._caught = False
         self._tick_ns = now_ns
         self._limited_ns = now_ns - LIMITED_NS
         self._curb = Curb.NONE
@@ -234,9 +239,23 @@ class CartesianGuide:
     def _gripper(self, moving: bool, dt_s: float) -> float:
         opening = self._last.gripper
         if self._trigger and self._hand is not None:
-            return 1.0 - self._hand.trigger if moving else opening
+            return self._pulled(1.0 - self._hand.trigger, opening, moving)
         step = self._settings.gripper_rate_1_s * dt_s
         return opening + min(max(self._gripper_goal - opening, -step), step)
+
+    def _pulled(self, wanted: float, opening: float, moving: bool) -> float:
+        """What the trigger asks for, once it has passed where the gripper was left.
+
+        Until then a closed gripper stays closed: a finger that relaxed while the clutch was open
+        must not drop what is held.
+        """
+        before, self._pull = self._pull, wanted
+        if not moving:
+            self._caught = False
+            return opening
+        passed = before is not None and (before - opening) * (wanted - opening) <= 0.0
+        self._caught |= passed or abs(wanted - opening) < CATCH
+        return wanted if self._caught else opening
 
     def _show(self, engaged: bool, lost: bool, now_ns: int) -> None:
         state = "idle"

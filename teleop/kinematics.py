@@ -40,10 +40,10 @@ POSTURE_COST = 0.003
 POSTURE_GAIN = 0.05
 """Share of the way back to the preferred posture in one tick: half a second at 100 Hz."""
 DAMPING = 1e-6
+"""Keeps the program convex; far below the square of any gain worth having."""
 FAR_DAMPING = 10.0
 """Damping per squared error (m^2): an arm stretched towards what it cannot reach comes to rest
 instead of hunting around its straight elbow."""
-"""Keeps the program convex; far below the square of any gain worth having."""
 
 # Tuned on sweeps of a ViperX's wrist through its singularity, 0 to 12 degrees beside it, at 0.3
 # and 1.2 rad/s: the forearm stays within 1 rad of where it was, and the tool within 2 mm.

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import platform
 import select
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from drivers.emulated.c_library import c_library
 from drivers.emulated.stand_in import HandPose, PuckPush
 from teleop.clock import NS_PER_S, MonotonicClock, ns_from_s
 from teleop.errors import DeviceError
@@ -92,7 +90,8 @@ def install_library(runtime_dir: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / SONAME
     if not library.exists():
-        _copy(_compiled(), library)
+        flags = ("-std=c11", f"-Wl,-soname,{SONAME}")
+        _copy(c_library("emulated SpaceMouse", SOURCE, flags), library)
     return library
 
 
@@ -370,25 +369,3 @@ def _put(path: Path, make: Callable[[Path], object]) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     _put(target, lambda new: shutil.copyfile(source, new))
-
-
-def _compiled() -> Path:
-    """The library in the user's cache, made when this source was not compiled here before."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    cached = caches / "tandem" / f"hid_stub-{platform.machine()}-{digest}.so"
-    if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        _put(cached, _compile)
-    return cached
-
-
-def _compile(target: Path) -> None:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise DeviceError("emulated SpaceMouse: no C compiler found; install gcc")
-    flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibility=hidden"]
-    command = [compiler, *flags, f"-Wl,-soname,{SONAME}", "-o", str(target), str(SOURCE)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise DeviceError(f"emulated SpaceMouse: {compiler} failed: {made.stderr.strip()}")

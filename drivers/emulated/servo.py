@@ -108,8 +108,9 @@ class Servo:
     def clear_turns(self, bank: ServoBank) -> int:
         """Forget whole turns: the position is within one turn again; returns the error code.
 
-        A servo that moves refuses (ROBOTIS e-manual, clear instruction). That the goal loses the
-        same turns, so that nothing moves, is an assumption.
+        A servo that moves refuses (documentation of the crate dynamixel2 0.9). That the error is
+        "result fail", and that the goal loses the same turns, so that nothing moves, are
+        assumptions.
         """
         registers = self.registers
         self.measure(bank, 136)

@@ -9,11 +9,8 @@ a new release of the package needs no edit here.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from drivers.emulated.c_library import c_library
 from teleop.errors import DeviceError, MissingExtraError
 
 SOURCE = Path(__file__).with_name("vr_runtime.c")
 _TYPES = Path(__file__).with_name("vr_types.h")
 DEVICES, EVENTS, HAPTICS = 64, 256, 256
 """Devices are as many as OpenVR allows; the other two are rings."""
-_COMPILER = "gcc"
-_FLAGS = (
-    *("-std=gnu11", "-O1", "-Wall", "-Wextra"),
-    *("-fPIC", "-fvisibility=hidden", "-shared"),
-)
 _C_TYPES = {
     "<f4": "float",
     "<i4": "int32_t",
@@ -161,28 +154,11 @@ def library() -> Path:
         DeviceError: there is no C compiler, or it failed.
         MissingExtraError: openvr is not installed.
     """
-    header = "\n".join(_header(load_openvr(), SOURCE.read_text()))
-    parts = (*_FLAGS, header, SOURCE.read_text(), _TYPES.read_text())
-    key = hashlib.sha256("\0".join(parts).encode())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem"
-    built = cache / f"vrclient-{key.hexdigest()[:16]}.so"
-    if not built.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            _compile(header, Path(folder)).replace(built)
-    return built
-
-
-def _compile(header: str, folder: Path) -> Path:
-    if shutil.which(_COMPILER) is None:
-        raise DeviceError("emulated SteamVR: there is no gcc to build it; install gcc")
-    (folder / "openvr_abi.h").write_text(header)
-    built = folder / "vrclient.so"
-    command = [_COMPILER, *_FLAGS, f"-I{folder}", "-o", str(built), str(SOURCE), "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DeviceError(f"emulated SteamVR: gcc failed, see its words:\n{done.stderr.strip()}")
-    return built
+    headers = {
+        "openvr_abi.h": "\n".join(_header(load_openvr(), SOURCE.read_text())),
+        _TYPES.name: _TYPES.read_text(),
+    }
+    return c_library("emulated SteamVR", SOURCE, ("-std=gnu11", "-lm"), headers)
 
 
 def _header(openvr: Any, source: str) -> Iterator[str]:

@@ -293,6 +293,7 @@ def test_each_server_version_has_its_row(server: int, told: tuple[str, str]) -> 
         ("libfranka: UDP receive: Timeout", "firewall"),
         ("libfranka: Connection error: Host not found", "host"),
         ("libfranka: Connection timeout", "host"),
+        ("libfranka: TCP connection got interrupted.", "refused"),
         ("libfranka: Running kernel does not have realtime capabilities.", "realtime"),
         ("Incompatible library version (server version: 5, library version: 10).", "version"),
         ("The robot speaks protocol version 10, but this panda-py speaks version 5.", "version"),

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from puck_bench import CLOCK, PATIENCE_S, REST, Bench, StallingClock, push, wait_for
 
 from drivers.base import PuckReading
 from drivers.emulated.hid_mouse import MODELS
@@ -23,6 +22,7 @@ from drivers.spacemouse import UDEV_RULE, identify, probe
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
+from tests.drivers.puck_bench import CLOCK, PATIENCE_S, REST, Bench, StallingClock, push, wait_for
 
 if find_spec("pyspacemouse") is None:  # Imported by the driver only: it binds to one hidapi.
     pytest.skip("pyspacemouse is not installed", allow_module_level=True)

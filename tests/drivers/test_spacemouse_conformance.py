@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hid_client import PRELUDE, Desk
-from puck_bench import wait_for
 
 from drivers.emulated.hid_mouse import MODELS, HidMouse
 from drivers.emulated.stand_in import PuckPush
+from tests.drivers.hid_client import PRELUDE, Desk
+from tests.drivers.puck_bench import wait_for
 
 if find_spec("pyspacemouse") is None:
     pytest.skip("pyspacemouse is not installed", allow_module_level=True)

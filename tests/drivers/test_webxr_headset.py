@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from webxr_page_client import eventually, free_port
 
 from drivers.base import HandReading
 from drivers.emulated import headset as headset_module
@@ -20,6 +19,7 @@ from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame
 from teleop.rig_inputs import WebXrInput, WebXrServer
+from tests.drivers.webxr_page_client import eventually, free_port
 
 CLOCK = MonotonicClock()
 INPUTS = {"left_hand": WebXrInput(hand="left"), "right_hand": WebXrInput(hand="right")}

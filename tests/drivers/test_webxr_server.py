@@ -10,21 +10,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
-from webxr_page_client import PlainPage, eventually, free_port, hand
 
 from drivers import webxr_credentials, webxr_protocol
 from drivers.base import HandReading
 from drivers.webxr import WebXrHub
 from drivers.webxr_clock import RemoteClock
+from drivers.webxr_server import PageServer
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError, WireError
 from teleop.messages import Frame
 from teleop.rig_inputs import WebXrInput, WebXrServer
+from tests.drivers.webxr_page_client import PlainPage, eventually, free_port, hand
 
 CLOCK = MonotonicClock()
 INPUTS = {"left_hand": WebXrInput(hand="left"), "right_hand": WebXrInput(hand="right")}
@@ -140,12 +142,24 @@ def test_a_second_operator_is_refused_until_the_first_leaves(rig: Rig) -> None:
     assert rig.page(client="two").welcome()
 
 
-def test_the_same_page_takes_its_place_again(rig: Rig) -> None:
-    """Its old connection may still look alive when it comes back."""
-    first = rig.page(client="one")
-    first.welcome()
-    assert rig.page(client="one").welcome()
-    assert first.closed.wait(10.0)
+def test_the_same_page_takes_its_place_again(folder: Path) -> None:
+    """Its old connection may still look alive; it is told as gone, so hands must grip anew."""
+    told: list[str] = []
+    listener = SimpleNamespace(
+        page_came=lambda: told.append("came"), page_went=lambda: told.append("went")
+    )
+    config = WebXrServer(port=free_port())
+    server = PageServer(config, {"right": {}}, CLOCK, listener)
+    server.start()
+    with contextlib.closing(server):
+        code = webxr_credentials.pairing_code()
+        first = PlainPage(config.port, code, client="one")
+        first.welcome()
+        second = PlainPage(config.port, code, client="one")
+        assert second.welcome()
+        assert first.closed.wait(10.0)
+        assert told == ["came", "went", "came"]
+        second.close()
 
 
 def test_a_page_that_fell_silent_loses_its_place(rig: Rig) -> None:

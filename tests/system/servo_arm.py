@@ -24,6 +24,8 @@ CLOCK = MonotonicClock()
 ROOT = Path(__file__).parents[2]
 ARM = "left_follower"
 ARM_HZ = 100.0
+WATCHDOG_S = 2.54
+"""The longest there is: a busy machine that keeps this process waiting is no fault of the arm."""
 LAG_S = 0.03
 """Of the emulated joints behind the goals of their servos."""
 
@@ -40,9 +42,9 @@ def chain_rig(name: str, inputs: dict[str, dict[str, Any]], **parts: Any) -> Rig
     arm = rig.arms[ARM].model_dump() | {"port": f"{VIRTUAL}{ARM}"}
     kept = {input: rig.inputs[input].model_dump() | fields for input, fields in inputs.items()}
     rates = rig.rates.model_dump() | {"arm_hz": ARM_HZ}
-    return rig.replaced(
-        **({"arms": {ARM: arm}, "inputs": kept, "cameras": {}, "rates": rates} | parts)
-    )
+    safety = rig.safety.model_dump() | {"bus_watchdog_s": WATCHDOG_S}
+    own = {"arms": {ARM: arm}, "inputs": kept, "cameras": {}, "rates": rates, "safety": safety}
+    return rig.replaced(**(own | parts))
 
 
 class ServoWorld:
@@ -51,7 +53,6 @@ class ServoWorld:
     def __init__(self, rig: Rig, name: str) -> None:
         bank = ServoBank(axes_of(rig))
         self.chain = chains_of(rig, bank)[name]
-        self._name = name
         self._bank = bank
         model = rig.arm_model(name)
         assert isinstance(model, DynamixelArmModel)

@@ -101,8 +101,9 @@ def test_the_arms_own_limits_follow_without_overshoot() -> None:
 
 def test_the_gripper_follows_the_trigger_while_the_clutch_is_closed(guided: Guided) -> None:
     """Released is open; let go of the clutch, the gripper stays."""
+    guided.trigger = 1.0
     guided.grip()
-    assert guided.commands[-1].gripper == 1.0
+    assert guided.commands[-1].gripper == 0.0
     guided.trigger = 0.75
     guided.stay()
     assert guided.commands[-1].gripper == 0.25
@@ -111,6 +112,22 @@ def test_the_gripper_follows_the_trigger_while_the_clutch_is_closed(guided: Guid
     guided.trigger = 0.0
     guided.stay(5)
     assert guided.commands[-1].gripper == 0.25
+
+
+def test_a_finger_that_relaxed_while_the_clutch_was_open_drops_nothing(guided: Guided) -> None:
+    """Pressed again, the gripper stays as it is until the trigger has passed it."""
+    guided.grip()
+    guided.stay(5)
+    assert guided.commands[-1].gripper == 0.0
+    for trigger in (0.3, 0.8):
+        guided.trigger = trigger
+        guided.stay()
+        assert guided.commands[-1].gripper == 0.0
+    guided.trigger = 1.0
+    guided.stay()
+    guided.trigger = 0.2
+    guided.stay()
+    assert guided.commands[-1].gripper == pytest.approx(0.8)
 
 
 def test_a_gripper_worked_by_a_button_opens_and_closes_at_its_rate() -> None:
