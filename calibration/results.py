@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -175,7 +176,9 @@ def write_result(result: Result, folder: Path) -> Path:
     if path.exists():
         old = folder / "old"
         old.mkdir(exist_ok=True)
-        path.rename(old / f"{result.stem}.{1 + len(list(old.glob(f'{result.stem}.*')))}.yaml")
+        shutil.copy2(
+            path, old / f"{result.stem}.{1 + len(list(old.glob(f'{result.stem}.*')))}.yaml"
+        )
     temporary.replace(path)
     return path
 

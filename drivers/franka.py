@@ -253,7 +253,7 @@ class FrankaArmDriver:
         hand, trouble, mode = self._hand, self._trouble, self._mode
         values = {
             "control_command_success_rate": self._success_rate,
-            "missing_states": float(self._ring.missing),
+            "missing_states": float(self._ring.missing + self._ring.overrun),
             "deadman_stops": float(self._deadman_stops),
         }
         if hand is not None and hand.state is not None:
@@ -374,6 +374,7 @@ class FrankaArmDriver:
     def _recover(self, link: FrankaLink) -> list[str]:
         cleared = [] if self._trouble is None else [f"{self.name} ({self._trouble.name})"]
         link.soft_stop()
+        self._drive = REST  # Also where what follows fails.
         link.refresh()
         if link.status().mode == "user_stopped":
             raise DeviceError(user_stop(self.name).words)

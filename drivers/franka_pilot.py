@@ -107,8 +107,13 @@ class FrankaPilot:
                 self._sessions, self._failure = self._sessions + 1, None
                 self._opened.set()
                 self._listen(desk)
-            except DeviceError as error:
-                self._lose(error)
+            except Exception as error:  # noqa: BLE001 - whatever it was, nothing stays pressed
+                told = (
+                    error
+                    if isinstance(error, DeviceError)
+                    else DeviceError(f"{self._name}: {error}")
+                )
+                self._lose(told)
                 if self._sessions == 0:
                     self._opened.set()
                     return  # ``connect`` tells.

@@ -20,7 +20,7 @@ from teleop.errors import DeviceError, DeviceLostError, TandemError
 
 log = logging.getLogger(__name__)
 
-CONNECT_S = 4.5
+CONNECT_S = 2.0
 """A control box in the same network answers within milliseconds."""
 END_S = 0.5
 """For a constructor whose connection was ended under it."""

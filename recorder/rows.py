@@ -127,6 +127,7 @@ def _write_observations(
         if arm in rig.guided and joint != "gripper":
             # Nobody commanded it: what it did next is what it was to do.
             action[:-1, column] = position[1:, column]
+            action[-1:, column] = position[-1:, column]
     _name_columns(write(file, schema.ACTION, action, _OBSERVED["qpos"][2]), names)
     images = group.create_group("images")
     for path, stream in streams.items():
