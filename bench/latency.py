@@ -82,8 +82,10 @@ def _delays(episode: Episode, topic: str) -> NDArray[np.float64]:
     origin_ns, first = np.unique(stream["origin_ns"], return_index=True)
     first = first[origin_ns > 0]
     delays: NDArray[np.float64] = (
-        np.asarray(stream.stamp_ns)[first] - np.asarray(stream["origin_ns"])[first]
-    ) * 1e3 / NS_PER_S
+        (np.asarray(stream.stamp_ns)[first] - np.asarray(stream["origin_ns"])[first])
+        * 1e3
+        / NS_PER_S
+    )
     return delays
 
 

@@ -67,7 +67,8 @@ class ArmFaults:
     def bus_answered(self) -> None:
         """A reading came."""
         self._in_a_row = 0
-        self._last_failure = ""
+        if not self._lasting:  # An arm that stopped can be read, and refuses every command alike.
+            self._last_failure = ""
 
     def bus_failed(self, error: DeviceError) -> bool:
         """An access failed; tells whether these words are new."""
