@@ -69,7 +69,7 @@ class DeployNode(Commander):
         task: str = "",
         allow_start: bool = False,
     ) -> None:
-        goals = {arm: start_pose(rig, arm) for arm in sorted(rig.followers)}
+        goals = {arm: _start(contract, rig, arm) for arm in sorted(rig.followers)}
         heard = {topics.POLICY_CHUNK: Queue.ALL, topics.node_health("policy"): Queue.LATEST}
         super().__init__(name, rig, "policy", lease, goals, heard)
         self._warnings = contract.check_rig(rig, calibration, task)
@@ -233,6 +233,17 @@ class DeployNode(Commander):
                 poses[arm] = Pose(joints, goal.gripper)
             first = after
         return poses
+
+
+def _start(contract: ObservationContract, rig: Rig, arm: str) -> Pose:
+    """The rig's start pose, the gripper as in training: who taught decides whether it is open."""
+    pose = start_pose(rig, arm)
+    column = f"{arm}/gripper"
+    if column not in contract.joint_names:
+        return pose
+    i = contract.joint_names.index(column)
+    middle = (contract.start_low[i] + contract.start_high[i]) / 2
+    return Pose(pose.position_rad, float(np.clip(middle, 0.0, 1.0)))
 
 
 def build(name: str, context: NodeContext) -> DeployNode:

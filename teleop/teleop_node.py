@@ -36,7 +36,8 @@ FOLLOWER_START_GRIPPER = 0.0
 follower's gripper does not snap shut first, and a policy need not learn that it does."""
 
 OTHER_START_GRIPPER = 1.0
-"""Arms without a leader start open: a trigger that nobody pulls, and fingers ready to grasp."""
+"""Arms guided by an input, or by hand, start open: nobody pulls the trigger yet, and fingers are
+ready to grasp."""
 
 LEADER_START_GRIPPER = 0.5
 """Leaders' triggers start half way, so that closing them is a deliberate sign to start."""
@@ -46,10 +47,10 @@ def start_pose(rig: Rig, arm: str) -> Pose:
     """Where teleoperation begins."""
     if rig.arms[arm].role == "leader":
         opening = LEADER_START_GRIPPER
-    elif rig.arms[arm].leader is not None:
-        opening = FOLLOWER_START_GRIPPER
-    else:
+    elif rig.arms[arm].input is not None or arm in rig.guided:
         opening = OTHER_START_GRIPPER
+    else:
+        opening = FOLLOWER_START_GRIPPER
     return Pose(np.array(rig.arm_model(arm).start_rad), opening)
 
 
