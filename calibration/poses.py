@@ -78,15 +78,6 @@ def rotation_from_quaternion(wxyz: Sequence[float] | FloatArray) -> FloatArray:
     )
 
 
-def quaternion_from_rotation(rotation: FloatArray) -> FloatArray:
-    """Shape (4,): w x y z, w not negative."""
-    vector = vector_from_rotation(rotation)
-    angle = float(np.linalg.norm(vector))
-    if angle < 1e-12:
-        return np.array([1.0, *(vector / 2)])
-    return np.array([math.cos(angle / 2), *(vector / angle * math.sin(angle / 2))])
-
-
 def nearest_rotation(matrix: FloatArray) -> FloatArray:
     """Shape (3, 3): the rotation closest to a matrix, in the sense of least squares."""
     u, _, vt = np.linalg.svd(matrix)

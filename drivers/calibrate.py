@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from calibration.board import Board
 from calibration.poses import pose, rotation_from_quaternion
 from calibration.result_values import Kind
@@ -250,15 +248,7 @@ def forward_of(rig: Rig, arm: str) -> calibrate_hand_eye.Forward:
         raise RigError(rig.name, [f"{where}: missing; this calibration needs to know the arm"])
     from teleop.kinematics import ArmKinematics
 
-    joints = model.joints
-    kinematics = ArmKinematics(
-        model.kinematics,
-        model.tool,
-        [joint.name for joint in joints],
-        np.array([joint.min_rad for joint in joints]),
-        np.array([joint.max_rad for joint in joints]),
-        np.full(len(joints), float(model.max_velocity_rad_s)),
-    )
+    kinematics = ArmKinematics.of(model)
 
     def forward(position_rad: FloatArray) -> FloatArray:
         tool = kinematics.forward(position_rad)

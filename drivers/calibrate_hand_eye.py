@@ -17,7 +17,6 @@ import numpy as np
 from calibration.board import Board, Corners
 from calibration.cameras import Intrinsics
 from calibration.hand_eye import HandEyeFit, HandEyeView, Where, solve
-from calibration.poses import quaternion_from_rotation
 from calibration.result_values import CameraValues, HandEyeValues, Transform
 from calibration.results import Result, Results, make_result
 from drivers.base import Arm, CameraDevice
@@ -27,6 +26,7 @@ from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
 from teleop.rig import Rig
+from teleop.rotations import quaternion_of_matrix
 
 Forward = Callable[[FloatArray], FloatArray]
 """From joint angles, rad, to the pose (4, 4) of the tool in the base."""
@@ -241,7 +241,7 @@ def _result(plan: HandEyePlan, rig: Rig, results: Results, fit: HandEyeFit) -> R
 def transform_of(pose: FloatArray) -> Transform:
     """A pose (4, 4) as it is stored."""
     x, y, z = (float(v) for v in pose[:3, 3])
-    w, i, j, k = (float(v) for v in quaternion_from_rotation(pose[:3, :3]))
+    w, i, j, k = (float(v) for v in quaternion_of_matrix(pose))
     return Transform(position_m=(x, y, z), quaternion_wxyz=(w, i, j, k))
 
 

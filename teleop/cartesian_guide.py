@@ -283,15 +283,9 @@ def _kinematics_of(follower: str, model: ArmModel, settings: CartesianSettings) 
         raise RigError(
             follower, ["the arm's model names no kinematics, so no input can guide its tool"]
         )
-    joints = model.joints
-    fastest = [joint.max_velocity_rad_s or model.max_velocity_rad_s for joint in joints]
-    return ArmKinematics(
-        model.kinematics,
-        model.tool,
-        tuple(joint.name for joint in joints),
-        np.array([joint.min_rad for joint in joints]),
-        np.array([joint.max_rad for joint in joints]),
-        SPEED_SHARE * np.array(fastest),
+    return ArmKinematics.of(
+        model,
+        SPEED_SHARE,
         workspace=model.workspace,
         speed_m_s=settings.speed_m_s,
         rotation_rad_s=settings.rotation_rad_s,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from teleop.messages import FloatArray
 from teleop.rig_parts import Workspace
 from teleop.rotations import ToolPose, length
 from teleop.workspace import Box
+
+if TYPE_CHECKING:
+    from teleop.rig import ArmModel
 
 try:
     import mink
@@ -157,6 +161,27 @@ class ArmKinematics:
         self._posture = mink.PostureTask(compiled, POSTURE_COST, gain=POSTURE_GAIN)
         self._weight = np.repeat([1.0, ROTATION_COST_M], 3)[:, None]
         self.prefer(np.clip(np.zeros(len(joint_names)), min_rad, max_rad))
+
+    @classmethod
+    def of(cls, model: ArmModel, speed_share: float = 1.0, **caps: Any) -> ArmKinematics:
+        """Those of an arm model of a rig, with its joints' limits.
+
+        Args:
+            model: It must name ``kinematics``.
+            speed_share: Part of the joints' speed limits that may be used.
+            **caps: ``workspace``, ``speed_m_s``, ``rotation_rad_s``.
+        """
+        joints = model.joints
+        fastest = [joint.max_velocity_rad_s or model.max_velocity_rad_s for joint in joints]
+        return cls(
+            str(model.kinematics),
+            model.tool,
+            tuple(joint.name for joint in joints),
+            np.array([joint.min_rad for joint in joints]),
+            np.array([joint.max_rad for joint in joints]),
+            speed_share * np.array(fastest),
+            **caps,
+        )
 
     def prefer(self, position_rad: FloatArray) -> None:
         """Take a posture of shape (J,) as the one to stay near, where the tool leaves a choice."""

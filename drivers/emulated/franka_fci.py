@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import select
 import socket
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,19 @@ class Client:
             return False
         self.unread += data
         return bool(data)
+
+    def requests(self, header: struct.Struct) -> Iterator[tuple[int, int, bytes]]:
+        """Take the whole requests out of what was read: command, number, and what follows.
+
+        Args:
+            header: Command, number, and the size of all of it, which both protocols begin with.
+        """
+        while len(self.unread) >= header.size:
+            command, number, size = header.unpack_from(self.unread)
+            if len(self.unread) < size:
+                return
+            payload, self.unread = self.unread[header.size : size], self.unread[size:]
+            yield command, number, payload
 
     def is_gone(self) -> bool:
         """Whether the client has closed its end and all it sent has been read."""
@@ -258,11 +272,7 @@ class FciServer:
         if client is None or not client.receive():
             self.drop_client()
             return
-        while len(client.unread) >= HEADER.size:
-            number, request, size = HEADER.unpack_from(client.unread)
-            if len(client.unread) < size:
-                return
-            payload, client.unread = client.unread[HEADER.size : size], client.unread[size:]
+        for number, request, payload in client.requests(HEADER):
             if not self.is_black_hole:
                 self._answer(number, request, payload)
 

@@ -163,11 +163,7 @@ class GripperServer:
         if client is None or not client.receive():
             self.drop_client()
             return
-        while len(client.unread) >= HEADER.size:
-            command, request, size = HEADER.unpack_from(client.unread)
-            if len(client.unread) < size:
-                return
-            payload, client.unread = client.unread[HEADER.size : size], client.unread[size:]
+        for command, request, payload in client.requests(HEADER):
             self._answer(command, request, payload)
 
     def _answer(self, command: int, request: int, payload: bytes) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import mink
-import mujoco
 import numpy as np
 
 from drivers.emulated.expert import minimum_jerk
 from drivers.emulated.franka_server import FrankaEmulator
-from drivers.emulated.plant import FR3, FRANKA, FRANKA_BASE_M, FRANKA_BASE_WXYZ, Plant
+from drivers.emulated.plant import FRANKA, FRANKA_BASE_M, FRANKA_BASE_WXYZ, Plant
+from teleop.kinematics import ArmKinematics
 from teleop.messages import FloatArray
+from teleop.rig import ArmModel
+from teleop.rotations import ToolPose, quaternion_inverse, rotated
 
 TICK_S = 0.02
 REACH_S = 2.5
@@ -25,12 +26,13 @@ class FrankaOperator:
     Args:
         plant: Where target and tool are.
         franka: The emulator, whose hand this is.
+        model: The arm, with the limits that the hand keeps.
     """
 
-    def __init__(self, plant: Plant, franka: FrankaEmulator) -> None:
+    def __init__(self, plant: Plant, franka: FrankaEmulator, model: ArmModel) -> None:
         self._plant = plant
         self._franka = franka
-        self._model = mujoco.MjModel.from_xml_path(str(FR3))
+        self._kinematics = ArmKinematics.of(model)
         self.begin(0)
 
     def begin(self, episode: int) -> None:
@@ -72,21 +74,12 @@ class FrankaOperator:
 
     def _solved(self, start_rad: FloatArray) -> FloatArray:
         """Joints, shape (7,), that have the tool at its target, pointing as it does now."""
-        configuration = mink.Configuration(self._model)
-        q = np.array(self._model.qpos0)
-        q[:7] = start_rad
-        configuration.update(q)
-        tool = mink.FrameTask("tcp", "site", 1.0, 0.3, lm_damping=1e-3)
-        posture = mink.PostureTask(self._model, 1e-3)
-        posture.set_target(q)
-        here = configuration.get_transform_frame_to_world("tcp", "site")
-        base = mink.SE3.from_rotation_and_translation(
-            mink.SO3(np.array(FRANKA_BASE_WXYZ)), np.array(FRANKA_BASE_M)
-        )
-        target = base.inverse().apply(np.array(self._plant.data.body(f"target_{FRANKA}").xpos))
-        tool.set_target(mink.SE3.from_rotation_and_translation(here.rotation(), target))
-        limits = [mink.ConfigurationLimit(self._model)]
+        arm = self._kinematics
+        arm.prefer(start_rad)
+        world = np.array(self._plant.data.body(f"target_{FRANKA}").xpos) - FRANKA_BASE_M
+        target_m = rotated(quaternion_inverse(np.array(FRANKA_BASE_WXYZ)), world)
+        wanted = ToolPose(target_m, arm.forward(start_rad).quaternion_wxyz)
+        joints = start_rad
         for _ in range(IK_STEPS):
-            velocity = mink.solve_ik(configuration, [tool, posture], TICK_S, "daqp", limits=limits)
-            configuration.integrate_inplace(velocity, TICK_S)
-        return np.array(configuration.q[:7])
+            joints = arm.solve(wanted, joints, TICK_S)
+        return joints

@@ -77,7 +77,9 @@ class StandIns:
         if self.franka is not None and world.rig.guided:
             from drivers.emulated.franka_operator import FrankaOperator
 
-            world.device_operators.append(FrankaOperator(world.plant, self.franka))
+            world.device_operators.append(
+                FrankaOperator(world.plant, self.franka, world.rig.arm_model(FRANKA))
+            )
 
     def show(self, now_ns: int) -> None:
         """Let the scene follow the Franka, and the hands follow the scene."""

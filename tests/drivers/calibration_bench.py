@@ -17,7 +17,7 @@ import simplejpeg
 
 from calibration.board import Board
 from calibration.cameras import Intrinsics
-from calibration.poses import inverse, pose, quaternion_from_rotation
+from calibration.poses import inverse, pose
 from drivers.base import DeviceHealth
 from drivers.dynamixel_table import RAD_PER_TICK
 from drivers.emulated.addresses import lockstep_rig
@@ -29,6 +29,7 @@ from drivers.viperx import DynamixelArm
 from teleop.clock import NS_PER_S, Clock, VirtualClock, ns_from_s
 from teleop.messages import FloatArray, Frame
 from teleop.rig import Rig
+from teleop.rotations import quaternion_of_matrix
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 OPENCV_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
@@ -188,7 +189,7 @@ class BoardScene:
         plane = board_in_world @ self._face()
         data = self._renderer._data
         data.mocap_pos[0] = plane[:3, 3]
-        data.mocap_quat[0] = quaternion_from_rotation(plane[:3, :3])
+        data.mocap_quat[0] = quaternion_of_matrix(plane[:3, :3])
 
     def camera_in_world(self, camera: str, joints_rad: FloatArray) -> FloatArray:
         """Pose (4, 4) of a camera, OpenCV's axes."""

@@ -22,7 +22,6 @@ from calibration.poses import (
     distance_m,
     inverse,
     pose,
-    quaternion_from_rotation,
     rotation_from_quaternion,
     rotation_from_vector,
 )
@@ -38,6 +37,7 @@ from teleop.clock import ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
 from teleop.rig import Rig
+from teleop.rotations import quaternion_of_matrix
 
 ARM = "left_follower"
 HOME = np.array([0.0, -0.75, 0.9, 0.0, 0.1, 0.0])
@@ -182,7 +182,7 @@ class HeldController:
                 HandReading(
                     self._last_ns,
                     at[:3, 3] + self._rng.normal(0, 0.0005, 3),
-                    quaternion_from_rotation(at[:3, :3] @ shake),
+                    quaternion_of_matrix(at[:3, :3] @ shake),
                     self.trouble != "hidden" and (not self.trouble or bool(self._turn())),
                     0.0,
                     0.0,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calibration.poses import quaternion_from_rotation, rotation_from_quaternion
+from calibration.poses import rotation_from_quaternion
 from drivers.base import HandReading
 from teleop.clock import NS_PER_S
 from teleop.rotations import quaternion_of_matrix
@@ -83,7 +83,7 @@ def test_any_rotation_keeps_its_meaning_as_a_quaternion() -> None:
         np.testing.assert_allclose(rotation_from_quaternion(quaternion), matrix[:, :3], atol=1e-6)
     half = quaternion_of_matrix(np.column_stack((np.diag([-1.0, 1.0, -1.0]), np.zeros(3))))
     np.testing.assert_allclose(np.abs(half), (0, 0, 1, 0), atol=1e-9)
-    np.testing.assert_allclose(quaternion_from_rotation(np.eye(3)), (1, 0, 0, 0))
+    np.testing.assert_allclose(quaternion_of_matrix(np.eye(3)), (1, 0, 0, 0))
 
 
 def test_a_jump_is_passed_on_as_it_is(open_session: Open) -> None:

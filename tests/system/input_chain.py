@@ -20,7 +20,7 @@ from drivers import arm_node, input_node
 from teleop import topics
 from teleop.clock import NS_PER_S, Ticker, ns_from_s
 from teleop.kinematics import ArmKinematics
-from teleop.limits import ArmLimits, limits_of
+from teleop.limits import limits_of
 from teleop.messages import (
     ArmApplied,
     FloatArray,
@@ -136,7 +136,7 @@ class Chain:
         self._phase = "starting"
         self._said_ns = self._operated_ns = 0
         self._limits = limits_of(rig.arm_model(ARM), rig.safety)
-        self._kinematics = _kinematics(rig, self._limits)
+        self._kinematics = ArmKinematics.of(rig.arm_model(ARM))
         self.arm = arm_node.build(ARM, NodeContext(rig, CLOCK, self.world))
         self.commander = TeleopNode("commander", rig, "test")
         try:
@@ -351,15 +351,3 @@ def _rates(before: Written, after: Written) -> FloatArray:
     """Joint speeds between two setpoints, rad/s, shape (J,)."""
     dt_s = (after.step_ns - before.step_ns) / NS_PER_S
     return np.abs(after.setpoint_rad - before.setpoint_rad) / dt_s
-
-
-def _kinematics(rig: Rig, limits: ArmLimits) -> ArmKinematics:
-    model = rig.arm_model(ARM)
-    return ArmKinematics(
-        str(model.kinematics),
-        model.tool,
-        limits.joint_names,
-        limits.min_rad,
-        limits.max_rad,
-        limits.max_velocity_rad_s,
-    )

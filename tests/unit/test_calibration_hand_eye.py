@@ -16,13 +16,13 @@ from calibration.poses import (
     inverse,
     nearest_rotation,
     pose,
-    quaternion_from_rotation,
     rotation_from_quaternion,
     rotation_from_vector,
     vector_from_rotation,
 )
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
+from teleop.rotations import quaternion_of_matrix
 
 JOINT_NOISE_RAD, JOINT_NOISE_M = 5e-4, 3e-4
 """What a servo tick in each joint makes of a tool pose half a metre away."""
@@ -62,9 +62,7 @@ def test_rotations_survive_every_form(vector: list[float]) -> None:
     """Vector, matrix and quaternion, up to half a turn."""
     matrix = rotation_from_vector(np.array(vector))
     assert rotation_from_vector(vector_from_rotation(matrix)) == pytest.approx(matrix, abs=1e-7)
-    assert rotation_from_quaternion(quaternion_from_rotation(matrix)) == pytest.approx(
-        matrix, abs=1e-7
-    )
+    assert rotation_from_quaternion(quaternion_of_matrix(matrix)) == pytest.approx(matrix, abs=1e-7)
     assert nearest_rotation(matrix * 1.01) == pytest.approx(matrix, abs=1e-9)
 
 

@@ -8,7 +8,6 @@ from commander_stage import TICK_NS, Stage, modes
 
 from teleop import topics
 from teleop.kinematics import ArmKinematics
-from teleop.limits import limits_of
 from teleop.messages import GUIDE, POSITION, Message, OperatorAction, PoseInput, TwistInput
 from teleop.rig_files import load_rig
 from teleop.teleop_node import TeleopNode
@@ -31,17 +30,7 @@ def hand(stage: Stage, squeeze: float, x: float = 0.0, z: float = 0.0) -> Messag
 
 def tool_m(stage: Stage, arm: str) -> np.ndarray:
     """Where an arm's last command has the tool, in its base frame."""
-    model = stage.rig.arm_model(arm)
-    limits = limits_of(model, stage.rig.safety)
-    kinematics = ArmKinematics(
-        str(model.kinematics),
-        model.tool,
-        limits.joint_names,
-        limits.min_rad,
-        limits.max_rad,
-        limits.max_velocity_rad_s,
-    )
-    return kinematics.forward(stage.path(arm)[-1]).position_m
+    return ArmKinematics.of(stage.rig.arm_model(arm)).forward(stage.path(arm)[-1]).position_m
 
 
 def reach(stage: Stage, z: float) -> None:
