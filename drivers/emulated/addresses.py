@@ -25,9 +25,10 @@ def process_rig(rig: Rig, runtime_dir: Path) -> Rig:
         rig: As read from the file.
         runtime_dir: An existing folder that lives as long as the run; holds the port links.
     """
-    base = free_base_port(len(topics_of(rig)) + 2)
-    camera_port, page_port = (base + len(topics_of(rig)) + i for i in range(2))
-    arms = arms_at_emulators(rig, runtime_dir)
+    topics = len(topics_of(rig))
+    base = free_base_port(topics + 2 + len(rig.arms))
+    camera_port, page_port, first_master = (base + topics + i for i in range(3))
+    arms = arms_at_emulators(rig, runtime_dir, first_master)
     return rig.replaced(
         backend="emulated",
         arms=arms,
@@ -63,14 +64,14 @@ def servo_port(arm: str, runtime_dir: Path) -> Path:
     return runtime_dir / f"ttyDXL_{arm}"
 
 
-def arms_at_emulators(rig: Rig, runtime_dir: Path) -> dict[str, dict[str, Any]]:
-    """All arms at their emulated addresses."""
+def arms_at_emulators(rig: Rig, runtime_dir: Path, first_master: int) -> dict[str, dict[str, Any]]:
+    """All arms at their emulated addresses; ROS masters listen from port ``first_master`` on."""
     changed: dict[str, dict[str, Any]] = {}
     ros = {name: arm for name, arm in rig.arms.items() if isinstance(arm, InterbotixArm)}
     if ros:
         from drivers.emulated import ros_master
 
-        changed |= ros_master.emulated_fields(ros)
+        changed |= ros_master.emulated_fields(ros, first_master)
     for name, arm in rig.arms.items():
         if isinstance(arm, DynamixelArm):
             changed[name] = {

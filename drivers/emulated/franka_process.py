@@ -11,19 +11,17 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from drivers.emulated.franka_arm import HOME_RAD, EmulatedArm
 from drivers.emulated.franka_faults import inject
 from drivers.emulated.franka_fci import FciServer, Watch, listen
 from drivers.emulated.franka_gripper import GripperServer
-from drivers.emulated.franka_model import build_model_library
+from drivers.emulated.franka_model import model_library
 from drivers.emulated.franka_motion import MotionControl
 from drivers.emulated.franka_profile import PROFILES, RobotMode, RobotName
 from teleop.clock import NS_PER_S
@@ -272,7 +270,7 @@ def serve(job: RobotJob, parent_pipe: int | None = None) -> None:
     if parent_pipe is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        robot = EmulatedFranka(job, model_library() if job.robot == "panda" else b"")
+        robot = EmulatedFranka(job, model_library().read_bytes() if job.robot == "panda" else b"")
     except (OSError, TandemError) as error:
         _tell({"error": str(error)})
         return
@@ -296,12 +294,6 @@ def _open_desk(robot: EmulatedFranka, job: RobotJob, parts: contextlib.ExitStack
     parts.callback(desk.close)
     robot.press = desk.press
     return desk.port
-
-
-def model_library() -> bytes:
-    """The compiled model that a version 5 robot sends."""
-    with tempfile.TemporaryDirectory(prefix="tandem-franka-") as folder:
-        return build_model_library(Path(folder))
 
 
 def _tell(facts: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -48,20 +47,31 @@ FINGERS = {"horn_radius": 0.022, "arm_length": 0.036}
 """Of a vx300s (interbotix_xsarm_control), where the arm model says nothing."""
 
 
-def emulated_fields(arms: Mapping[str, InterbotixArm]) -> dict[str, dict[str, Any]]:
+def emulated_fields(
+    arms: Mapping[str, InterbotixArm], first_port: int
+) -> dict[str, dict[str, Any]]:
     """What replaces the addresses of these arms, by name; arms of one master stay together.
 
     Whatever way a node is reached at the real rig, the emulated one is reached by ROS 1.
+
+    Args:
+        arms: By name.
+        first_port: Of the first master; each further one takes the next. There are as many as
+            ``arms`` at the most.
     """
-    ports = {arm.address.removesuffix(arm.robot): free_port() for arm in arms.values()}
+    masters = sorted({_master_of(arm) for arm in arms.values()})
     return {
         name: {
             "ros": 1,
-            "master": f"http://127.0.0.1:{ports[arm.address.removesuffix(arm.robot)]}",
+            "master": f"http://127.0.0.1:{first_port + masters.index(_master_of(arm))}",
             "max_state_age_s": max(arm.max_state_age_s, EMULATED_STATE_AGE_S),
         }
         for name, arm in arms.items()
     }
+
+
+def _master_of(arm: InterbotixArm) -> str:
+    return arm.address.removesuffix(arm.robot)
 
 
 class EmulatedRos:
@@ -320,12 +330,6 @@ def _motor(servo_id: int, reverse: bool, min_rad: float, max_rad: float) -> dict
         "Max_Position_Limit": high,
         "Secondary_ID": 255,
     }
-
-
-def free_port() -> int:
-    """A port of this machine on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _run_master(port: int) -> None:

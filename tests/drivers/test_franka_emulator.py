@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from franka_bench import wait_until
 from drivers.emulated.franka_arm import HOME_RAD, TICK_S, EmulatedArm
 from drivers.emulated.franka_faults import FAULTS
 from drivers.emulated.franka_model import (
-    build_model_library,
     hand_on_flange,
     jacobian,
+    model_library,
     pose_at,
 )
 from drivers.emulated.franka_motion import MAX_LOST, MotionControl
@@ -174,10 +173,9 @@ def test_a_push_is_a_collision_only_above_the_clients_threshold(free: Robot) -> 
     assert not free.motion.errors
 
 
-def test_the_kinematics_are_the_models_that_clients_are_given(tmp_path: Path) -> None:
+def test_the_kinematics_are_the_models_that_clients_are_given() -> None:
     """The compiled library agrees, and the Jacobian is the derivative of the pose."""
-    build_model_library(tmp_path)
-    library = ctypes.CDLL(str(tmp_path / "franka_model.so"))
+    library = ctypes.CDLL(str(model_library()))
     tool, pose = hand_on_flange(), pose_at(Q_RAD, hand_on_flange())
     q, flange_to_tool = (ctypes.c_double * 7)(*Q_RAD), (ctypes.c_double * 16)(*tool)
     their_pose, their_jacobian = (ctypes.c_double * 16)(), (ctypes.c_double * 42)()

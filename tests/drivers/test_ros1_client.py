@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from xs_bench import wait_for
 
-from drivers.emulated.ros_master import RosMaster, free_port
+from drivers.emulated.ros_master import RosMaster
 from drivers.emulated.xs_sdk_node import DEBIAN_PACKAGES, message_class, service_class
 from drivers.ros1_client import Ros1Client
 from drivers.ros1_link import TIMEOUT_S, Link, decode_header, encode_header
@@ -25,6 +25,7 @@ from drivers.ros1_messages import (
     ROBOT_INFO,
     SERVICES,
 )
+from teleop.addresses import free_base_port
 from teleop.errors import DeviceError, WireError
 
 STATE = {
@@ -40,7 +41,7 @@ COMMAND = {"name": "arm", "cmd": [0.5, -0.25]}
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RosMaster]:
     """A real ROS master."""
-    master = RosMaster(free_port(), tmp_path_factory.mktemp("master"))
+    master = RosMaster(free_base_port(1), tmp_path_factory.mktemp("master"))
     master.start()
     yield master
     master.kill()

@@ -15,11 +15,12 @@ from drivers.emulated import headset as headset_module
 from drivers.emulated.headset import Kind, WebXrHeadset
 from drivers.emulated.stand_in import HandPose
 from drivers.webxr import WebXrHub
+from teleop.addresses import free_base_port
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame
 from teleop.rig_inputs import WebXrInput, WebXrServer
-from tests.drivers.webxr_page_client import eventually, free_port
+from tests.drivers.webxr_page_client import eventually
 
 CLOCK = MonotonicClock()
 INPUTS = {"left_hand": WebXrInput(hand="left"), "right_hand": WebXrInput(hand="right")}
@@ -34,7 +35,7 @@ class Rig:
     """A hub, and a headset whose operator has entered."""
 
     def __init__(self, kind: Kind = "controllers") -> None:
-        config = WebXrServer(port=free_port(), max_age_s=MAX_AGE_S, view="cam_high")
+        config = WebXrServer(port=free_base_port(1), max_age_s=MAX_AGE_S, view="cam_high")
         self.hub = WebXrHub(INPUTS, config, CLOCK)
         self.headset = WebXrHeadset(INPUTS, config, kind, size=SIZE)
         self.headset.start()  # before the page is served, as in an emulated rig

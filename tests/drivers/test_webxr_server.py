@@ -22,11 +22,12 @@ from drivers.base import HandReading
 from drivers.webxr import WebXrHub
 from drivers.webxr_clock import RemoteClock
 from drivers.webxr_server import PageServer
+from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError, WireError
 from teleop.messages import Frame
 from teleop.rig_inputs import WebXrInput, WebXrServer
-from tests.drivers.webxr_page_client import PlainPage, eventually, free_port, hand
+from tests.drivers.webxr_page_client import PlainPage, eventually, hand
 
 CLOCK = MonotonicClock()
 INPUTS = {"left_hand": WebXrInput(hand="left"), "right_hand": WebXrInput(hand="right")}
@@ -36,7 +37,7 @@ class Rig:
     """A hub that is served, and pages that open it."""
 
     def __init__(self, **server: Any) -> None:
-        self.config = WebXrServer(port=free_port(), **server)
+        self.config = WebXrServer(port=free_base_port(1), **server)
         self.hub = WebXrHub(INPUTS, self.config, CLOCK)
         self.hub.connect()
         self.code = webxr_credentials.pairing_code()
@@ -148,7 +149,7 @@ def test_the_same_page_takes_its_place_again(folder: Path) -> None:
     listener = SimpleNamespace(
         page_came=lambda: told.append("came"), page_went=lambda: told.append("went")
     )
-    config = WebXrServer(port=free_port())
+    config = WebXrServer(port=free_base_port(1))
     server = PageServer(config, {"right": {}}, CLOCK, listener)
     server.start()
     with contextlib.closing(server):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +16,6 @@ from drivers import webxr_protocol
 from drivers.webxr_protocol import HANDS, HandSample, Packet
 
 PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:

@@ -18,6 +18,7 @@ from drivers.emulated.servo_bank import ServoBank
 from drivers.emulated.servo_chain import ServoChain
 from drivers.emulated.servo_motors import axes_of
 from drivers.interbotix import InterbotixArm
+from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.rig import Rig
@@ -115,7 +116,9 @@ class XsBench(ServoBench):
         arm = rig.arms[name]
         assert isinstance(arm, DynamixelArm)
         told = ArmConfig(role=arm.role, model=arm.model, robot=name)
-        fields = emulated_fields({name: told})[name] | {"max_state_age_s": BUSY_AGE_S}
+        fields = emulated_fields({name: told}, free_base_port(1))[name] | {
+            "max_state_age_s": BUSY_AGE_S
+        }
         self.config = told.model_copy(update=fields)
         self.ros = EmulatedRos(
             {name: self.config}, {name: self.model}, {name: self.chain}, folder, self.lock

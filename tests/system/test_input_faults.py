@@ -19,6 +19,7 @@ import pytest
 from drivers import arm_node, input_node
 from drivers.emulated.headset import IWER, WebXrHeadset
 from drivers.emulated.vr_runtime import VrRuntime, emulated_fields
+from teleop.addresses import free_base_port
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError
 from teleop.node import NodeContext
@@ -26,7 +27,6 @@ from teleop.rig import Rig
 from teleop.rig_inputs import OpenVrInput, WebXrInput
 from teleop.rotations import length
 from tests.drivers.vr_bench import VARIABLES
-from tests.drivers.webxr_page_client import free_port
 from tests.system.input_chain import Chain
 from tests.system.input_operators import HAND, MOVING_M_S, PUCK, Hand, Pusher
 from tests.system.servo_arm import ARM, CLOCK, chain_rig
@@ -71,7 +71,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hand, WebXr
     """A hand in the headset that has opened the rig's page; the browser takes long to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        rig = chain_rig("viperx_webxr", {HAND: {}}, webxr={"port": free_port()})
+        rig = chain_rig("viperx_webxr", {HAND: {}}, webxr={"port": free_base_port(1)})
         worn = WebXrHeadset(cast(dict[str, WebXrInput], rig.inputs), rig.webxr)
         worn.start()
         with closing(worn):

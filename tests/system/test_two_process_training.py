@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from policies.card import read_card
 from policies.checkpoint import load_policy
+from teleop.addresses import free_base_port
 from tests.unit.policy_episodes import write_episode
 
 ROOT = Path(__file__).parents[2]
@@ -60,12 +60,6 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     load_policy(shared)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> None:
     """Both end as one process does on Ctrl-C: saved, exit code 130, no traceback.
 
@@ -81,7 +75,7 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path: Path) -> Non
         *("--width", "16", "--heads", "2", "--feedforward", "16", "--encoder", "resnet18"),
         *("--batch-size", "4", "--steps", "100000", "--save-every", "2", "--no-ema", "--track"),
     ]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_base_port(1)), "WORLD_SIZE": "2"}
     pair = [
         subprocess.Popen(
             argv,
