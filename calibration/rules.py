@@ -99,7 +99,7 @@ def _servo_identity(model: Any) -> dict[str, str]:
 
 
 def _device_findings(result: Result, told: Mapping[str, Identity]) -> Iterator[Finding]:
-    moves = result.kind in ("arm", "gripper")
+    moves = result.kind in ("arm", "gripper", "vr")
     for device, identity in result.devices.items():
         if device not in told:
             yield Finding("warn", f"{result.stem}: the rig has no {device}; delete the file")
@@ -157,7 +157,7 @@ _FIELDS = {
     "vr": ("operator_yaw_rad",),
 }
 """Fields of an arm in the rig file that a kind of result fills."""
-_OPEN: tuple[Any, ...] = (None, {}, 0.0)
+_OPEN: tuple[Any, ...] = (None, {})
 """Their values when the rig file says nothing."""
 
 

@@ -185,7 +185,7 @@ def motion_end(name: str, text: str) -> Outcome:
 
 def is_loss(text: str) -> bool:
     """Whether the connection went, by the exception's text."""
-    signs = ("UDP", "TCP", "connection", "onnection reset", "Broken pipe", "I/O error", "roken")
+    signs = ("UDP", "TCP", "onnection", "roken pipe", "I/O error")
     return any(sign in text for sign in signs)
 
 

@@ -59,6 +59,7 @@ class Ros2Transport:
                 "workspace of the robot (its Python must be this one), or use ros: rosbridge"
             ) from None
         self._name, self._arm, self._clock = name, arm, clock
+        self._context: Any = None
         self._node: Any = None
         self._spinner: threading.Thread | None = None
         self._executor: Any = None
@@ -70,8 +71,18 @@ class Ros2Transport:
 
     def open(self) -> None:
         """See ``XsTransport``; refuses a robot that nobody, or more than one, speaks for."""
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+        self._gone = ""
+
+    def _join(self) -> None:
+        """Become a node, and wait until the robot's is seen."""
         context = self._rclpy.Context()
         self._rclpy.init(context=context)
+        self._context = context
         node = self._node = self._rclpy.create_node(f"tandem_{self._name}", context=context)
         self._executor = self._executors.SingleThreadedExecutor(context=context)
         self._executor.add_node(node)
@@ -95,7 +106,6 @@ class Ros2Transport:
                     "ROS_DOMAIN_ID is the same there, or correct robot in the rig description"
                 )
             time.sleep(WAIT_S)
-        self._gone = ""
 
     def newest(self) -> JointStates | None:
         """See ``XsTransport``."""
@@ -139,13 +149,13 @@ class Ros2Transport:
 
     def close(self) -> None:
         """See ``XsTransport``."""
-        if self._node is None:
-            return
-        self._executor.shutdown(timeout_sec=1.0)
-        context = self._node.context
-        self._node.destroy_node()
-        self._rclpy.shutdown(context=context)
-        self._node = None
+        if self._executor is not None:
+            self._executor.shutdown(timeout_sec=1.0)
+        if self._node is not None:
+            self._node.destroy_node()
+        if self._context is not None:
+            self._rclpy.shutdown(context=self._context)
+        self._executor = self._node = self._context = None
 
     def _full(self, name: str) -> str:
         return f"/{self._arm.robot}/{name}"

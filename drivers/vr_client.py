@@ -119,13 +119,15 @@ class VrClient:
                 "run the other in a process of its own"
             )
             return
-        self._point_to_runtime()
         try:
+            self._point_to_runtime()
             # Of this kind, it neither starts SteamVR nor takes the display.
             self._got = self.api.init(self.api.VRApplication_Background)
         except (self.api.OpenVRError, KeyError) as error:  # KeyError: newer than the package
             self.why = _in_words(self.api, error)
-            _IN_USE.release()
+        finally:
+            if self._got is None:
+                _IN_USE.release()
 
     def _arrive(self) -> None:
         self.system, self._got = self._got, None

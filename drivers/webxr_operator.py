@@ -110,6 +110,19 @@ class Operator:
         if self._transport is not None:
             self._transport.abort()
 
+    def dismiss(self) -> None:
+        """Tell the page that its place is taken, and part; it does not come back by itself."""
+        self._parting = asyncio.create_task(self._part())
+
+    async def _part(self) -> None:
+        words = "This page was opened once more, and the rig listens to the newer one. Reload to"
+        words += " take over."
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self.socket.send_json({"refused": {"reason": "replaced", "words": words}})
+                await self.socket.close()
+        self.abort()
+
     def stamp(self, packet: Packet) -> int | None:
         """The packet's instant on the rig's clock; None when it cannot be told, or is not new."""
         received_ns = self.heard_ns = self._clock.now_ns()

@@ -49,6 +49,8 @@ _HELLO_S = 5.0
 _GUESS_NS = NS_PER_S
 """Pause after a wrong pairing code in which none is looked at."""
 _START_S = 15.0
+_MAX_STRANGERS = 16
+"""Sockets at once that have not said hello; browsers open one."""
 
 
 class Listener(Protocol):
@@ -89,6 +91,8 @@ class PageServer:
         self._states = dict.fromkeys(hands, "idle")
         self._operator: Operator | None = None
         self._wrong_ns: int | None = None
+        self._known: set[str] = set()
+        self._strangers = 0
         self._malformed = self._last_refusal = ""
         self.counts = {"malformed": 0, "refused": 0, "unsynchronised": 0}
         self._thread = threading.Thread(target=self._run, name="webxr", daemon=True)
@@ -192,6 +196,9 @@ class PageServer:
         if fault := _origin_fault(request, self._credentials.names):
             self._refused(f"a page {fault}")
             raise web.HTTPForbidden(text=fault)
+        if self._strangers >= _MAX_STRANGERS:
+            self._refused(f"{request.remote}: too many sockets that do not say hello")
+            raise web.HTTPServiceUnavailable
         socket = web.WebSocketResponse(
             compress=False, max_msg_size=_MAX_MESSAGE_BYTES, timeout=SEND_TIMEOUT_S
         )
@@ -204,7 +211,11 @@ class PageServer:
     async def _admit(self, socket: web.WebSocketResponse, request: web.Request) -> str | None:
         """The page's identity, if its hello is good and the place is free."""
         try:
-            hello = webxr_protocol.decode_text(await socket.receive_str(timeout=_HELLO_S))
+            self._strangers += 1
+            try:
+                hello = webxr_protocol.decode_text(await socket.receive_str(timeout=_HELLO_S))
+            finally:
+                self._strangers -= 1
             refusal = self._refusal(hello)
         except (TimeoutError, TypeError, WireError) as error:
             log.info("webxr: %s did not say hello (%s)", request.remote, error)
@@ -229,19 +240,21 @@ class PageServer:
         now_ns = self._clock.now_ns()
         if hello.get("version") != webxr_protocol.VERSION or not hello.get("client"):
             return "version", "This page is not of this rig's version. Reload it."
-        if self._wrong_ns is not None and now_ns - self._wrong_ns < _GUESS_NS:
+        guessed = self._wrong_ns is not None and now_ns - self._wrong_ns < _GUESS_NS
+        if guessed and hello["client"] not in self._known:  # who guesses keeps no operator away
             return "wait", "A wrong pairing code was given a moment ago. Wait a second."
         code = str(hello.get("code", ""))
         if not secrets.compare_digest(code.encode(), self._credentials.code.encode()):
             self._wrong_ns = now_ns
             return "code", "The pairing code is wrong. The rig shows it when it starts."
+        self._known.add(str(hello["client"]))
         if self._operator is not None and self._operator.client != hello["client"]:
             return "busy", "Another headset guides the robot. Close the page there first."
         return None
 
     async def _attend(self, operator: Operator) -> None:
         if self._operator is not None:  # the same page, back before its old socket was given up
-            self._operator.abort()
+            self._operator.dismiss()
             self._listener.page_went()
         self._operator = operator
         self._listener.page_came()
@@ -257,6 +270,8 @@ class PageServer:
                 self._listener.page_went()
 
     def _hear(self, operator: Operator, message: WSMessage) -> None:
+        if operator is not self._operator:
+            return
         try:
             if message.type is WSMsgType.BINARY:
                 self._take_packet(operator, message.data)

@@ -72,5 +72,6 @@ class ArmBase(Model):
     """For a follower: the leader arm it mirrors in teleoperation."""
     input: Name | None = None
     """For a follower: the input device, a key of ``inputs``, that guides its tool."""
-    operator_yaw_rad: float = Field(default=0.0, ge=-2 * math.pi, le=2 * math.pi)
-    """Where the operator looks, as a heading in the arm's base frame: 0 along its x axis."""
+    operator_yaw_rad: float | None = Field(default=None, ge=-2 * math.pi, le=2 * math.pi)
+    """Where the operator looks, as a heading in the arm's base frame: 0 along its x axis. None
+    takes what ``tandem calibrate vr`` measured, else 0."""

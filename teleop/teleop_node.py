@@ -173,7 +173,7 @@ class TeleopNode(Commander):
             self.rig.arm_model(arm),
             "twist" if arm in self._pucks else "pose",
             self.rig.cartesian,
-            self.rig.arms[arm].operator_yaw_rad,
+            self.rig.arms[arm].operator_yaw_rad or 0.0,
             1 / self.rig.rates.arm_hz,
         )
 

@@ -129,7 +129,7 @@ class HidMouse:
         self._plugged_at_start = plugged
         self._clock = MonotonicClock()
         self._orders: deque[tuple[Callable[[], None], threading.Event]] = deque()
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read = self._wake_write = -1
         self._thread = threading.Thread(target=self._serve, name=f"hid-{name}", daemon=True)
         self._stopping = False
         self._node: Path | None = None
@@ -148,6 +148,7 @@ class HidMouse:
             DeviceError: there is no C compiler.
         """
         install_library(self.runtime_dir)
+        self._wake_read, self._wake_write = os.pipe()
         self._thread.start()
         if self._plugged_at_start:
             self.plug()

@@ -2,6 +2,7 @@
 
 const VERSION = 1;
 const RETRY_MS = 500, BUSY_MS = 2000;
+const MENDED_BY_HAND = ['code', 'version', 'replaced']; // refusals that trying again does not mend
 const MAX_UNSENT = 20000; // bytes; more means that the network stands still: skip, never queue
 
 export class Link {
@@ -29,7 +30,7 @@ export class Link {
     socket.onclose = () => {
       if (socket !== this.socket) return;
       this.paired = false;
-      if (this.refusal === 'code' || this.refusal === 'version') return; // for the operator to mend
+      if (MENDED_BY_HAND.includes(this.refusal)) return;
       if (!this.refusal) this.on.state('connection lost, trying again', 'bad');
       this.retry = setTimeout(() => this.#open(), this.refusal ? BUSY_MS : RETRY_MS);
     };
@@ -55,6 +56,7 @@ export class Link {
     } else if (message.refused) {
       const { reason, words } = message.refused;
       this.refusal = reason;
+      this.paired = false;
       this.on.state('not paired', 'bad');
       this.on.refused(reason, words);
     }

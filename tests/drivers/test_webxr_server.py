@@ -128,7 +128,20 @@ def test_a_wrong_code_is_refused_and_slows_guessing(rig: Rig) -> None:
     assert rig.page("not it").refusal()["reason"] == "code"
     assert rig.page().refusal()["reason"] == "wait"
     time.sleep(1.0)
-    assert rig.page().welcome()
+    known = rig.page(client="known")
+    assert known.welcome()
+    known.close()
+    eventually(lambda: "no headset is connected" in rig.hub.health().detail)
+    assert rig.page("not it").refusal()["reason"] == "code"
+    assert rig.page(client="known").welcome()  # who guesses keeps no operator away
+
+
+def test_sockets_that_say_nothing_are_limited(rig: Rig) -> None:
+    """So nobody on the network fills the server; those who speak are served again later."""
+    silent = [rig.page(hello=False) for _ in range(20)]
+    assert [page.status for page in silent] == [101] * 16 + [503] * 4
+    silent[0].close()
+    eventually(lambda: rig.page(hello=False).status == 101)
 
 
 def test_a_second_operator_is_refused_until_the_first_leaves(rig: Rig) -> None:
@@ -159,6 +172,7 @@ def test_the_same_page_takes_its_place_again(folder: Path) -> None:
         second = PlainPage(config.port, code, client="one")
         assert second.welcome()
         assert first.closed.wait(10.0)
+        assert first.refusal()["reason"] == "replaced"
         assert told == ["came", "went", "came"]
         second.close()
 

@@ -62,6 +62,7 @@ class PlainPage:
         origin: str | None = None,
         skew_ms: float = 0.0,
         host: str = "127.0.0.1",
+        hello: bool = True,
     ) -> None:
         self.skew_ms = skew_ms
         self.answers_pings = self.shows_pictures = True
@@ -71,6 +72,7 @@ class PlainPage:
         self.status = 0
         """HTTP status of the answer to the request for a socket; 101 is a socket."""
         self.pongs = self.seq = 0
+        self._says_hello = hello
         self._hello = {"version": webxr_protocol.VERSION, "code": code, "client": client}
         self._host = f"{host}:{port}"
         self._origin = f"https://{self._host}" if origin is None else origin
@@ -140,7 +142,8 @@ class PlainPage:
                 return
             self.status = 101
             async with self._socket:
-                await self._socket.send_json(self._hello)
+                if self._says_hello:
+                    await self._socket.send_json(self._hello)
                 self._open.set()
                 async for message in self._socket:
                     await self._hear(message)

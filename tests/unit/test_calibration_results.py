@@ -271,9 +271,16 @@ def test_a_vr_result_turns_the_arm_that_its_input_guides(aloha: Rig) -> None:
     arms["left_follower"] |= {"leader": None, "input": "left_hand"}
     rig = aloha.replaced(arms=arms, inputs={"left_hand": {"driver": "openvr", "hand": "left"}})
     frame = {"position_m": (0.0, 0.0, 0.0), "quaternion_wxyz": (1.0, 0.0, 0.0, 0.0)}
-    for arm, expected in (("left_follower", 1.2), ("right_follower", None)):
+    for arm, expected in (("right_follower", None), ("left_follower", 1.2)):
         values = VrValues.model_validate(
             {"arm": arm, "frame_in_base": frame, "operator_yaw_rad": 1.2}
         )
         fields = arm_overrides(rig, results_of(result_of(rig, "vr", "left_hand", values)))
         assert fields.get(arm, {}).get("operator_yaw_rad") == expected
+    given = rig.replaced(
+        arms=arms | {"left_follower": arms["left_follower"] | {"operator_yaw_rad": 0.0}}
+    )
+    assert not arm_overrides(given, results_of(result_of(given, "vr", "left_hand", values)))
+    other = rig.replaced(inputs={"left_hand": {"driver": "webxr", "hand": "left"}})
+    findings = check_calibration(other, results_of(result_of(rig, "vr", "left_hand", values)))
+    assert levels(findings, "belongs to another left_hand: driver is webxr") == ["fail"]
