@@ -32,15 +32,15 @@ from dynamixel_sdk import COMM_SUCCESS, GroupSyncRead, GroupSyncWrite, PacketHan
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drivers import dynamixel_table as table
-from drivers.dynamixel_codec import GroupReader, GroupWrite
-from drivers.dynamixel_port import BITS_PER_BYTE, QuietPort
-from drivers.dynamixel_units import MOTION
-from drivers.emulated.pty_bus import PtyBus
-from drivers.emulated.servo_bank import ServoBank
-from drivers.emulated.servo_chain import chains_of
-from drivers.emulated.servo_motors import axes_of
-from drivers.viperx import SPARES
+from drivers.dynamixel import table
+from drivers.dynamixel.codec import GroupReader, GroupWrite
+from drivers.dynamixel.port import BITS_PER_BYTE, QuietPort
+from drivers.dynamixel.units import MOTION
+from drivers.dynamixel.viperx import SPARES
+from drivers.emulated.dynamixel.bank import ServoBank
+from drivers.emulated.dynamixel.chain import chains_of
+from drivers.emulated.dynamixel.motors import axes_of
+from drivers.emulated.dynamixel.pty_bus import PtyBus
 from teleop import messages as m
 from teleop import topics
 from teleop.addresses import free_base_port, topics_of
@@ -313,7 +313,7 @@ def pair_rig(paths: list[str]) -> Rig:
 def leader_to_follower(paths: list[str], seconds: float) -> Director:
     """Arm nodes and commander as processes; this process plays the session."""
     rig = pair_rig(paths)
-    specs = [NodeSpec(arm, "drivers.arm_node:build", "arm") for arm in (LEADER, FOLLOWER)]
+    specs = [NodeSpec(arm, "drivers.arm.node:build", "arm") for arm in (LEADER, FOLLOWER)]
     options = {"lease": "bench"}
     specs.append(NodeSpec("commander", "teleop.teleop_node:build", "input", options))
     director = Director(seconds)

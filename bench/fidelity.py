@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drivers import dynamixel_table as dt
+from drivers.dynamixel import table as dt
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.chain import ServoChain
+from drivers.emulated.dynamixel.motors import LAG_S
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from drivers.emulated.plant import Plant
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import ServoChain
-from drivers.emulated.servo_motors import LAG_S
-from drivers.emulated.virtual_port import VirtualPort
 from teleop.clock import VirtualClock, ns_from_s
 from teleop.errors import DeviceError, TandemError
 from teleop.rig_files import DEFAULT_RIG, load_rig

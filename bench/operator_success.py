@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.emulated.operator import Operator, ScriptedOperator
+from drivers.emulated.dynamixel.bank import Drive, ServoBank
+from drivers.emulated.dynamixel.motors import axes_of
+from drivers.emulated.operators.operator import Operator, ScriptedOperator
 from drivers.emulated.plant import ARMS, GRIPPER_RAD, START_RAD, Plant, role_of
-from drivers.emulated.servo_bank import Drive, ServoBank
-from drivers.emulated.servo_motors import axes_of
 from policies.statistics import wilson
 from teleop.messages import FloatArray
 from teleop.rig import Rig

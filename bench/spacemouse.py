@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drivers.emulated.hid_mouse import FULL_SCALE, REPORT_S, HidMouse, emulated_fields
+from drivers.emulated.spacemouse.hid_mouse import FULL_SCALE, REPORT_S, HidMouse, emulated_fields
 from drivers.input_node import PERIOD_S
-from drivers.spacemouse import SpaceMouseDevice
+from drivers.spacemouse.puck import SpaceMouseDevice
 from teleop.clock import NS_PER_S, MonotonicClock, Ticker, ns_from_s
 from teleop.rig_inputs import SpaceMouse
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Protocol, cast
 
 from drivers.base import Arm, CameraDevice, InputDevice
-from drivers.dynamixel_port import QuietPort, ServoPort
+from drivers.dynamixel.port import QuietPort, ServoPort
+from drivers.dynamixel.viperx import DynamixelArm
 from drivers.emulated.addresses import VIRTUAL
-from drivers.viperx import DynamixelArm
 from teleop.clock import Clock
 from teleop.errors import DeviceError, UnknownNameError
 from teleop.node import World
@@ -46,11 +46,11 @@ def open_arm(name: str, rig: Rig, clock: Clock, world: World | None) -> Arm:
         raise UnknownNameError("arm", name, rig.arms)
     arm, model = rig.arms[name], rig.arm_model(name)
     if isinstance(arm, FrankaArm):
-        from drivers.franka import FrankaArmDriver
+        from drivers.franka.arm import FrankaArmDriver
 
         return FrankaArmDriver(name, arm, cast(FrankaArmModel, model), clock)
     if isinstance(arm, InterbotixArm):
-        from drivers.interbotix import InterbotixArm as InterbotixDriver
+        from drivers.interbotix.arm import InterbotixArm as InterbotixDriver
 
         return InterbotixDriver(name, arm, cast(DynamixelArmModel, model), clock)
     return _dynamixel_arm(name, rig, arm, cast(DynamixelArmModel, model), clock, world)
@@ -93,18 +93,18 @@ def open_input(node: str, rig: Rig, clock: Clock) -> InputDevice:
     configs = {name: rig.inputs[name] for name in nodes[node]}
     config = configs[nodes[node][0]]
     if isinstance(config, SpaceMouse):
-        from drivers.spacemouse import SpaceMouseDevice
+        from drivers.spacemouse.puck import SpaceMouseDevice
 
         return SpaceMouseDevice(node, config, clock)
     if isinstance(config, FrankaPilot):
-        from drivers.franka_pilot import FrankaPilot as PilotDevice
+        from drivers.franka.pilot import FrankaPilot as PilotDevice
 
         return PilotDevice(node, config, clock)
     if isinstance(config, OpenVrInput):
-        from drivers.vr_controller import OpenVrHub
+        from drivers.vr.controller import OpenVrHub
 
         return OpenVrHub(cast(dict[str, OpenVrInput], configs), clock)
-    from drivers.webxr import WebXrHub
+    from drivers.webxr.hub import WebXrHub
 
     return WebXrHub(cast(dict[str, WebXrInput], configs), rig.webxr, clock)
 
@@ -122,7 +122,7 @@ def open_camera(name: str, rig: Rig, clock: Clock, world: World | None) -> Camer
     source = str(camera.source)
     if source.startswith(VIRTUAL):
         return _world_of(name, source, world).camera(source.removeprefix(VIRTUAL))
-    from drivers.opencv_camera import OpenCvCamera
+    from drivers.camera.opencv_camera import OpenCvCamera
 
     return OpenCvCamera(name, camera, clock)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drivers.emulated.rendering import SceneRenderer, choose_backend
+from drivers.emulated.camera.rendering import SceneRenderer, choose_backend
 from teleop.assembly import Job
 from teleop.rig_files import load_rig
 from teleop.runs import LockstepRig

@@ -135,8 +135,8 @@ def specs_of(rig: Rig, job: Job, run_dir: Path | None = None) -> list[NodeSpec]:
             "runtime_dir": str(run_dir),
         }
         specs.append(NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options))
-    arm = "drivers.arm_node:build"
-    specs += [NodeSpec(name, "drivers.camera_node:build", "input") for name in sorted(rig.cameras)]
+    arm = "drivers.arm.node:build"
+    specs += [NodeSpec(name, "drivers.camera.node:build", "input") for name in sorted(rig.cameras)]
     specs += [NodeSpec(node, "drivers.input_node:build", "input") for node in nodes_of(rig.inputs)]
     moved_first = sorted(set(rig.arms) - set(rig.followers))
     specs += [NodeSpec(name, arm, "arm") for name in moved_first]

@@ -243,8 +243,8 @@ def _run_calibrate(args: argparse.Namespace, rest: list[str]) -> int:
         board.write(Path(args.name))
         print(f"{args.name}: print it at 100 % and measure a square")
         return 0
-    calibrate = importlib.import_module("drivers.calibrate")
-    guide = importlib.import_module("drivers.calibrate_guide").TerminalGuide(sys.stdin, sys.stdout)
+    calibrate = importlib.import_module("drivers.calibrate.procedure")
+    guide = importlib.import_module("drivers.calibrate.guide").TerminalGuide(sys.stdin, sys.stdout)
     given = ["name", "hardware", "emulate", "arm", "reference", "apply", "by_hand", "beside"]
     given += ["touch", "joint", "picture"]
     options = calibrate.CalibrateOptions(
@@ -285,10 +285,10 @@ def _run_train(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _run_doctor(args: argparse.Namespace, rest: list[str]) -> int:
     if args.udev or args.install_udev:
-        udev = importlib.import_module("drivers.udev")
+        udev = importlib.import_module("drivers.doctor.udev")
         print(udev.run(args.hardware, args.install_udev))
         return 0
-    examine = importlib.import_module("drivers.doctor").examine
+    examine = importlib.import_module("drivers.doctor.examine").examine
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
     checks = []

@@ -49,7 +49,7 @@ def perform(
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
     elif any(config.driver == "webxr" for config in rig.inputs.values()):
-        page = importlib.import_module("drivers.webxr_credentials")
+        page = importlib.import_module("drivers.webxr.credentials")
         code = page.obtain(rig.webxr).code
         print(f"open in the headset: {page.page_address(rig.webxr)}, pairing code {code}")
     with Console(rig.operator) as console:
@@ -107,7 +107,7 @@ def calibrated(args: argparse.Namespace, rig: Rig) -> tuple[Rig, dict[str, Any]]
     results = files.load_results(files.folder_of(args.hardware, "hardware" if real else "emulated"))
     found = {}
     if real:
-        identity_of = importlib.import_module("drivers.calibrate_guide").identity_of
+        identity_of = importlib.import_module("drivers.calibrate.guide").identity_of
         found = {name: identity_of(name, rig) for name in (*rig.arms, *rig.cameras)}
     else:
         rig = rig.replaced(backend="emulated")

@@ -61,7 +61,7 @@ def hand_options(command: argparse.ArgumentParser) -> None:
 
 
 def calibrate_options(command: argparse.ArgumentParser) -> None:
-    """``tandem calibrate``; names are those of ``drivers.calibrate.CalibrateOptions``."""
+    """``tandem calibrate``; names are those of ``drivers.calibrate.procedure.CalibrateOptions``."""
     kinds = ("arm", "gripper", "camera", "hand-eye", "vr", "latency", "board")
     command.add_argument("kind", choices=kinds, help="what to measure, or the board to print")
     command.add_argument("name", help="arm, camera or input; board: the picture file (.svg, .png)")

@@ -51,16 +51,21 @@ def test_no_private_path_got_in() -> None:
 
 
 VENDORS = {
-    "dynamixel_sdk": {"dynamixel_port.py", "dynamixel_bus.py"},
-    "franky": {"franka_franky.py", "franka_pilot.py"},
-    "panda_py": {"franka_panda.py"},
-    "pyspacemouse": {"spacemouse_hid.py"},
-    "easyhid": {"spacemouse_hid.py"},
-    "openvr": {"vr_client.py", "vr_abi.py"},
-    "aiohttp": {"webxr_server.py", "webxr_operator.py", "webxr.py", "franka_desk.py"},
-    "roslibpy": {"interbotix_rosbridge.py"},
-    "rclpy": {"interbotix_ros2.py"},
-    "rospy": {"xs_sdk_node.py"},
+    "dynamixel_sdk": {"dynamixel/port.py", "dynamixel/bus.py"},
+    "franky": {"franka/franky_link.py", "franka/pilot.py"},
+    "panda_py": {"franka/panda_link.py"},
+    "pyspacemouse": {"spacemouse/hid.py"},
+    "easyhid": {"spacemouse/hid.py"},
+    "openvr": {"vr/client.py", "emulated/vr/abi.py"},
+    "aiohttp": {
+        "webxr/server.py",
+        "webxr/operator.py",
+        "webxr/hub.py",
+        "emulated/franka/desk.py",
+    },
+    "roslibpy": {"interbotix/rosbridge.py"},
+    "rclpy": {"interbotix/ros2.py"},
+    "rospy": {"emulated/interbotix/xs_sdk_node.py"},
 }
 """Vendors' packages, and the files that may import them: a driver, or the emulator below it."""
 
@@ -69,9 +74,9 @@ def test_each_vendors_package_is_used_in_its_own_file() -> None:
     """So that a package can be replaced, or be absent, without anybody else noticing."""
     misplaced = []
     for path in tracked("drivers/*.py"):
-        text = path.read_text()
+        text, name = path.read_text(), path.relative_to(ROOT / "drivers").as_posix()
         for package, files in VENDORS.items():
             used = re.search(rf"^\s*(import|from) {package}\b", text, re.MULTILINE)
-            if used and path.name not in files:
-                misplaced.append(f"{path.name} imports {package}")
+            if used and name not in files:
+                misplaced.append(f"{name} imports {package}")
     assert misplaced == []

@@ -69,7 +69,7 @@ def arms_at_emulators(rig: Rig, runtime_dir: Path, first_master: int) -> dict[st
     changed: dict[str, dict[str, Any]] = {}
     ros = {name: arm for name, arm in rig.arms.items() if isinstance(arm, InterbotixArm)}
     if ros:
-        from drivers.emulated import ros_master
+        from drivers.emulated.interbotix import ros_master
 
         changed |= ros_master.emulated_fields(ros, first_master)
     for name, arm in rig.arms.items():
@@ -79,7 +79,7 @@ def arms_at_emulators(rig: Rig, runtime_dir: Path, first_master: int) -> dict[st
                 "read_timeout_s": max(arm.read_timeout_s, EMULATED_READ_TIMEOUT_S),
             }
         elif isinstance(arm, FrankaArm):
-            from drivers.emulated.franka_server import free_franka_host
+            from drivers.emulated.franka.server import free_franka_host
 
             changed[name] = {"address": free_franka_host()}
     return {name: arm.model_dump() | changed[name] for name, arm in rig.arms.items()}
@@ -97,11 +97,11 @@ def input_address(
         runtime_dir: The folder of the run.
     """
     if isinstance(config, SpaceMouse):
-        from drivers.emulated import hid_mouse
+        from drivers.emulated.spacemouse import hid_mouse
 
         return dict(hid_mouse.emulated_fields(name, runtime_dir))
     if isinstance(config, OpenVrInput):
-        from drivers.emulated import vr_runtime
+        from drivers.emulated.vr import runtime as vr_runtime
 
         return dict(vr_runtime.emulated_fields(runtime_dir))
     if isinstance(config, FrankaPilot):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drivers.emulated.camera.rendering import choose_backend
 from drivers.emulated.live_devices import LiveDevices
-from drivers.emulated.rendering import choose_backend
 from drivers.emulated.world import EmulatedWorld, build_world
 from teleop import messages as m
 from teleop import topics

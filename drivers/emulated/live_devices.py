@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from drivers.emulated.addresses import servo_port
-from drivers.emulated.camera_process import CameraJob, CameraProcess
-from drivers.emulated.pty_bus import PtyBus
+from drivers.emulated.camera.process import CameraJob, CameraProcess
+from drivers.emulated.dynamixel.pty_bus import PtyBus
 from drivers.emulated.stand_ins import StandIns
 from drivers.emulated.world import EmulatedWorld
 from teleop.clock import MonotonicClock, Ticker, ns_from_s

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from drivers.emulated.addresses import DESK_PASSWORD, DESK_PORT, DESK_USER
-from drivers.emulated.device_operator import DeviceOperator
+from drivers.emulated.operators.device import DeviceOperator
 from drivers.emulated.plant import FRANKA
 from drivers.emulated.stand_in import StandIn
 from drivers.emulated.world import EmulatedWorld
@@ -21,8 +21,8 @@ from teleop.rig_inputs import OpenVrInput, SpaceMouse, WebXrInput
 from teleop.rig_interbotix import InterbotixArm
 
 if TYPE_CHECKING:
-    from drivers.emulated.franka_server import FrankaEmulator
-    from drivers.emulated.ros_master import EmulatedRos
+    from drivers.emulated.franka.server import FrankaEmulator
+    from drivers.emulated.interbotix.ros_master import EmulatedRos
 
 PUCK = "SpaceMouseCompact"
 """What an emulated puck is when the rig file does not say."""
@@ -75,7 +75,7 @@ class StandIns:
         if guided:
             world.device_operators.append(DeviceOperator(world.plant, world.rig, self.devices))
         if self.franka is not None and world.rig.guided:
-            from drivers.emulated.franka_operator import FrankaOperator
+            from drivers.emulated.franka.operator import FrankaOperator
 
             world.device_operators.append(
                 FrankaOperator(world.plant, self.franka, world.rig.arm_model(FRANKA))
@@ -106,7 +106,7 @@ def _ros(world: EmulatedWorld, folder: Path) -> EmulatedRos | None:
     arms = {name: arm for name, arm in rig.arms.items() if isinstance(arm, InterbotixArm)}
     if not arms:
         return None
-    from drivers.emulated.ros_master import EmulatedRos
+    from drivers.emulated.interbotix.ros_master import EmulatedRos
 
     models = {name: cast(DynamixelArmModel, rig.arm_model(name)) for name in arms}
     return EmulatedRos(arms, models, world.chains, folder, world.lock)
@@ -118,17 +118,17 @@ def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
     found: dict[str, StandIn] = {}
     for name, config in inputs.items():
         if isinstance(config, SpaceMouse):
-            from drivers.emulated.hid_mouse import HidMouse
+            from drivers.emulated.spacemouse.hid_mouse import HidMouse
 
             found[name] = HidMouse(name, folder, config.device or PUCK)
     hands = {name: c for name, c in inputs.items() if isinstance(c, OpenVrInput)}
     if hands:
-        from drivers.emulated.vr_runtime import VrRuntime
+        from drivers.emulated.vr.runtime import VrRuntime
 
         found |= dict.fromkeys(hands, VrRuntime(hands))
     pages = {name: c for name, c in inputs.items() if isinstance(c, WebXrInput)}
     if pages:
-        from drivers.emulated.headset import WebXrHeadset
+        from drivers.emulated.webxr.headset import WebXrHeadset
 
         found |= dict.fromkeys(pages, WebXrHeadset(pages, rig.webxr))
     return found
@@ -137,7 +137,7 @@ def stand_ins(rig: Rig, folder: Path) -> dict[str, StandIn]:
 def _franka(name: str, arm: FrankaArm, rig: Rig) -> FrankaEmulator:
     if name != FRANKA:
         raise RigError(rig.name, [f"arms.{name}: in the emulated rig a Franka is named {FRANKA}"])
-    from drivers.emulated.franka_server import FrankaEmulator
+    from drivers.emulated.franka.server import FrankaEmulator
 
     model = rig.arm_model(name)
     assert isinstance(model, FrankaArmModel)

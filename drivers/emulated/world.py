@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.chain import ServoChain, chains_of
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from drivers.emulated.fair_lock import FairLock
-from drivers.emulated.operator import Operator, ScriptedOperator
+from drivers.emulated.operators.operator import Operator, ScriptedOperator
+from drivers.emulated.operators.recorded import RecordedOperator
 from drivers.emulated.plant import Plant
-from drivers.emulated.recorded_operator import RecordedOperator
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import ServoChain, chains_of
-from drivers.emulated.virtual_port import VirtualPort
 from teleop.clock import Clock, ns_from_s
 from teleop.rig import Rig
 
 if TYPE_CHECKING:
-    from drivers.emulated.device_operator import DeviceOperator
-    from drivers.emulated.franka_operator import FrankaOperator
-    from drivers.emulated.plant_camera import PlantCamera
+    from drivers.emulated.camera.plant_camera import PlantCamera
+    from drivers.emulated.franka.operator import FrankaOperator
+    from drivers.emulated.operators.device import DeviceOperator
 
 MAX_LAG_S = 0.1
 """When the machine cannot keep up, the physics slips behind real time instead of bursting."""
@@ -138,7 +138,7 @@ class EmulatedWorld:
 
     def camera(self, name: str) -> PlantCamera:
         """A lockstep camera."""
-        from drivers.emulated.plant_camera import PlantCamera  # loads an OpenGL library
+        from drivers.emulated.camera.plant_camera import PlantCamera  # loads an OpenGL library
 
         self.cameras[name] = PlantCamera(name, self.rig.cameras[name], self.plant)
         return self.cameras[name]

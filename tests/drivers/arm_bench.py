@@ -4,7 +4,7 @@ from typing import cast
 
 import numpy as np
 
-from drivers.arm_node import ArmNode
+from drivers.arm.node import ArmNode
 from drivers.base import ArmReading, DeviceHealth
 from teleop import topics
 from teleop.clock import VirtualClock, ns_from_s

@@ -19,13 +19,13 @@ from calibration.board import Board
 from calibration.cameras import Intrinsics
 from calibration.poses import inverse, pose
 from drivers.base import DeviceHealth
-from drivers.dynamixel_table import RAD_PER_TICK
+from drivers.dynamixel.table import RAD_PER_TICK
+from drivers.dynamixel.viperx import DynamixelArm
 from drivers.emulated.addresses import lockstep_rig
+from drivers.emulated.camera.rendering import Backend, SceneRenderer
 from drivers.emulated.plant import ARMS, SCENE
-from drivers.emulated.rendering import Backend, SceneRenderer
 from drivers.emulated.tasks import OBJECTS
 from drivers.emulated.world import EmulatedWorld
-from drivers.viperx import DynamixelArm
 from teleop.clock import NS_PER_S, Clock, VirtualClock, ns_from_s
 from teleop.messages import FloatArray, Frame
 from teleop.rig import Rig

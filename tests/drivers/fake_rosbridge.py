@@ -16,9 +16,9 @@ from typing import Any
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet import reactor, task, threads
 
-from drivers.dynamixel_port import QuietPort
-from drivers.emulated.ros_master import mode_config, motor_config
-from drivers.emulated.xs_sdk import RefusedRequest, XsSdkCore
+from drivers.dynamixel.port import QuietPort
+from drivers.emulated.interbotix.ros_master import mode_config, motor_config
+from drivers.emulated.interbotix.xs_sdk import RefusedRequest, XsSdkCore
 from teleop.clock import MonotonicClock
 from teleop.rig_dynamixel import DynamixelArmModel
 

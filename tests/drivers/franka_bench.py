@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from drivers.emulated.franka_server import FrankaEmulator
+from drivers.emulated.franka.server import FrankaEmulator
 
 PATIENCE_S = 20.0
 NO_LOAD = (0.0,) * 7

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from drivers.emulated.hid_mouse import HidMouse, emulated_fields
+from drivers.emulated.spacemouse.hid_mouse import HidMouse, emulated_fields
 
 PRELUDE = """
 import ctypes, json, os, sys, time, warnings

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from one_arm import changed_arm, changed_model
 
-from drivers import dynamixel_table as table
-from drivers.arm_node import ArmNode
+from drivers.arm.node import ArmNode
+from drivers.dynamixel import table
+from drivers.dynamixel.viperx import DynamixelArm
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.chain import chains_of
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from drivers.emulated.plant import Plant
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import chains_of
-from drivers.emulated.virtual_port import VirtualPort
-from drivers.viperx import DynamixelArm
 from teleop import topics
 from teleop.clock import VirtualClock, ns_from_s
 from teleop.messages import LIMP, ArmCommand, FloatArray, StopState

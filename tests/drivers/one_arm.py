@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.dynamixel_port import ServoPort
-from drivers.dynamixel_table import Register
-from drivers.emulated.servo_bank import ServoBank
-from drivers.emulated.servo_chain import chains_of
-from drivers.emulated.servo_motors import axes_of
-from drivers.emulated.virtual_port import VirtualPort
-from drivers.viperx import DynamixelArm
+from drivers.dynamixel.port import ServoPort
+from drivers.dynamixel.table import Register
+from drivers.dynamixel.viperx import DynamixelArm
+from drivers.emulated.dynamixel.bank import ServoBank
+from drivers.emulated.dynamixel.chain import chains_of
+from drivers.emulated.dynamixel.motors import axes_of
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from teleop.clock import VirtualClock, ns_from_s
 from teleop.rig import Rig
 

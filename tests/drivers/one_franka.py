@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drivers.emulated.franka_server import FrankaEmulator
-from drivers.franka import FrankaArmDriver
+from drivers.emulated.franka.server import FrankaEmulator
+from drivers.franka.arm import FrankaArmDriver
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from drivers.base import PuckReading
-from drivers.emulated.hid_mouse import HidMouse, emulated_fields
+from drivers.emulated.spacemouse.hid_mouse import HidMouse, emulated_fields
 from drivers.emulated.stand_in import PuckPush
-from drivers.spacemouse import SpaceMouseDevice
+from drivers.spacemouse.puck import SpaceMouseDevice
 from teleop.clock import NS_PER_S, Clock, MonotonicClock, ns_from_s
 from teleop.errors import DeviceLostError
 from teleop.rig_inputs import SpaceMouse

@@ -11,9 +11,9 @@ from pathlib import Path
 import dynamixel_sdk as sdk
 import numpy as np
 
-from drivers.emulated.pty_bus import PtyBus
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import ServoChain
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.chain import ServoChain
+from drivers.emulated.dynamixel.pty_bus import PtyBus
 from teleop.rig_files import DEFAULT_RIG, load_rig
 
 ARM = "left_follower"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from arm_bench import Bench, assert_smooth, offset
 
-from drivers.arm_node import RETRY_S
+from drivers.arm.node import RETRY_S
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.limits import Limited
 from teleop.messages import (

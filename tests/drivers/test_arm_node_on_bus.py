@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from drivers import arm_node
-from drivers import dynamixel_table as table
-from drivers.arm_node import ArmNode
+from drivers.arm import node as arm_node
+from drivers.arm.node import ArmNode
+from drivers.dynamixel import table
 from drivers.emulated.addresses import lockstep_rig
-from drivers.emulated.hand import Hand
+from drivers.emulated.operators.hand import Hand
 from drivers.emulated.world import EmulatedWorld
 from teleop import topics
 from teleop.clock import BranchClock, VirtualClock, ns_from_s

@@ -10,8 +10,8 @@ from one_arm import REST_RAD, OneArm, changed_arm
 from calibration.result_values import ArmValues
 from calibration.results import Results
 from calibration.rules import applied, check_calibration
-from drivers import dynamixel_table as table
-from drivers.calibrate_arm import ArmPlan, calibrate_arm
+from drivers.calibrate.arm import ArmPlan, calibrate_arm
+from drivers.dynamixel import table
 from teleop.rig import Rig
 
 TICK = table.RAD_PER_TICK

@@ -5,10 +5,10 @@ import pytest
 from arm_bench import TICK_NS, Bench
 from one_arm import OneArm
 
-from drivers import dynamixel_table as table
-from drivers.arm_node import RETRY_S, ArmNode
-from drivers.arm_torque import SWITCH_RETRY_S
-from drivers.command_gate import REST_TOLERANCE_RAD
+from drivers.arm.command_gate import REST_TOLERANCE_RAD
+from drivers.arm.node import RETRY_S, ArmNode
+from drivers.arm.torque import SWITCH_RETRY_S
+from drivers.dynamixel import table
 from teleop import topics
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError, DeviceLostError

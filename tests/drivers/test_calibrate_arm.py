@@ -7,10 +7,10 @@ import pytest
 from calibration_bench import JOINTS, ScriptedGuide, Workshop
 
 from calibration.result_values import ArmValues, GripperValues
-from drivers.calibrate_arm import ArmPlan, calibrate_arm, report
-from drivers.calibrate_gripper import CLEARANCE_RAD, GripperPlan, calibrate_gripper, widened
-from drivers.calibrate_guide import StoppedError, adapter_serial, identity_of
-from drivers.dynamixel_table import RAD_PER_TICK
+from drivers.calibrate.arm import ArmPlan, calibrate_arm, report
+from drivers.calibrate.gripper import CLEARANCE_RAD, GripperPlan, calibrate_gripper, widened
+from drivers.calibrate.guide import StoppedError, adapter_serial, identity_of
+from drivers.dynamixel.table import RAD_PER_TICK
 from teleop.errors import DeviceError
 from teleop.rig import Rig
 

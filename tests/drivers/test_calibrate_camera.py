@@ -21,11 +21,11 @@ from calibration.poses import (
 )
 from calibration.result_values import CameraValues, HandEyeValues, Transform
 from calibration.results import Results, make_result
-from drivers.calibrate_camera import CameraPlan, calibrate_camera
-from drivers.calibrate_camera import report as camera_report
-from drivers.calibrate_hand_eye import HandEyePlan, calibrate_hand_eye, pose_changes
-from drivers.calibrate_hand_eye import report as hand_eye_report
-from drivers.emulated.rendering import choose_backend
+from drivers.calibrate.camera import CameraPlan, calibrate_camera
+from drivers.calibrate.camera import report as camera_report
+from drivers.calibrate.hand_eye import HandEyePlan, calibrate_hand_eye, pose_changes
+from drivers.calibrate.hand_eye import report as hand_eye_report
+from drivers.emulated.camera.rendering import choose_backend
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
 from teleop.rig import Rig

@@ -27,12 +27,12 @@ from calibration.poses import (
 )
 from calibration.result_values import LatencyValues, VrValues
 from drivers.base import HandReading
-from drivers.calibrate_latency import LatencyPlan, calibrate_latency
-from drivers.calibrate_latency import report as latency_report
-from drivers.calibrate_vr import VrPlan, calibrate_vr
-from drivers.calibrate_vr import report as vr_report
-from drivers.emulated.rendering import choose_backend
-from drivers.viperx import DynamixelArm
+from drivers.calibrate.latency import LatencyPlan, calibrate_latency
+from drivers.calibrate.latency import report as latency_report
+from drivers.calibrate.vr import VrPlan, calibrate_vr
+from drivers.calibrate.vr import report as vr_report
+from drivers.dynamixel.viperx import DynamixelArm
+from drivers.emulated.camera.rendering import choose_backend
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

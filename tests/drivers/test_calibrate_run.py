@@ -12,8 +12,8 @@ import pytest
 
 from calibration.result_values import GripperValues
 from calibration.results import folder_of, load_results
-from drivers.calibrate import CalibrateOptions, forward_of, run
-from drivers.calibrate_guide import TerminalGuide
+from drivers.calibrate.guide import TerminalGuide
+from drivers.calibrate.procedure import CalibrateOptions, forward_of, run
 from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
 from teleop.rig import Rig
 

@@ -7,10 +7,10 @@ import pytest
 import simplejpeg
 
 from drivers.base import DeviceHealth
-from drivers.camera_node import CameraNode
-from drivers.emulated.burnt_stamp import BurntStamp, burn, stamp_of
+from drivers.camera.node import CameraNode
+from drivers.emulated.camera.burnt_stamp import BurntStamp, burn, stamp_of
+from drivers.emulated.camera.plant_camera import PlantCamera
 from drivers.emulated.plant import Plant
-from drivers.emulated.plant_camera import PlantCamera
 from teleop.clock import NS_PER_S
 from teleop.errors import DeviceLostError
 from teleop.messages import Frame

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import simplejpeg
 
-from drivers.emulated.burnt_stamp import BurntStamp, stamp_of
-from drivers.emulated.camera_process import CameraJob, CameraProcess
-from drivers.emulated.mjpeg_camera import MjpegServer
+from drivers.camera.opencv_camera import OpenCvCamera
+from drivers.emulated.camera.burnt_stamp import BurntStamp, stamp_of
+from drivers.emulated.camera.mjpeg_camera import MjpegServer
+from drivers.emulated.camera.process import CameraJob, CameraProcess
 from drivers.emulated.plant import Plant
-from drivers.opencv_camera import OpenCvCamera
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame

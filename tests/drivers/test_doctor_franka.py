@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from drivers.doctor_checks import Check
-from drivers.doctor_desk import ask_desk, desk_checks, state_check
-from drivers.doctor_franka import card_checks, franka_checks, mode_check
-from drivers.emulated.franka_server import FrankaEmulator
-from drivers.franka_link import Status
+from drivers.doctor.checks import Check
+from drivers.doctor.desk import ask_desk, desk_checks, state_check
+from drivers.doctor.franka import card_checks, franka_checks, mode_check
+from drivers.emulated.franka.server import FrankaEmulator
+from drivers.franka.link import Status
 from teleop.clock import MonotonicClock
 from teleop.rig import Rig
 from teleop.rig_files import load_rig

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from drivers import doctor_inputs, doctor_webxr, webxr_credentials
-from drivers.doctor_checks import Check
-from drivers.emulated.vr_runtime import VrRuntime
+from drivers.doctor import inputs as doctor_inputs
+from drivers.doctor import webxr as doctor_webxr
+from drivers.doctor.checks import Check
+from drivers.emulated.vr.runtime import VrRuntime
+from drivers.webxr import credentials as webxr_credentials
 from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.rig import Rig

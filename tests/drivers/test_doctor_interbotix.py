@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from drivers import dynamixel_table as table
-from drivers.doctor_checks import Check
-from drivers.doctor_interbotix import node_checks
+from drivers.doctor.checks import Check
+from drivers.doctor.interbotix import node_checks
+from drivers.dynamixel import table
 from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.rig import Rig

@@ -12,9 +12,13 @@ import yaml
 from calibration.result_values import GripperValues
 from calibration.results import make_result, write_result
 from calibration.rules import identities_of
-from drivers import doctor_machine, doctor_network, doctor_ports, doctor_usb, udev
-from drivers.doctor_calibration import calibrated, calibration_checks
-from drivers.doctor_checks import Check
+from drivers.doctor import machine as doctor_machine
+from drivers.doctor import network as doctor_network
+from drivers.doctor import ports as doctor_ports
+from drivers.doctor import udev
+from drivers.doctor import usb as doctor_usb
+from drivers.doctor.calibration import calibrated, calibration_checks
+from drivers.doctor.checks import Check
 from teleop import cli
 from teleop.errors import DeviceError
 from teleop.rig import Rig

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from one_arm import REST_RAD, OneArm, changed_arm, changed_model
 
-from drivers import dynamixel_table as table
+from drivers.dynamixel import table
 from drivers.registry import open_arm, open_camera
 from teleop.clock import VirtualClock
 from teleop.errors import DeviceError, SafetyError, UnknownNameError

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers import dynamixel_table as table
-from drivers.dynamixel_codec import (
+from drivers.dynamixel import table
+from drivers.dynamixel.codec import (
     BROADCAST,
     HEADER,
     SYNC_WRITE,
@@ -21,8 +21,8 @@ from drivers.dynamixel_codec import (
     crc16,
     packet,
 )
-from drivers.dynamixel_port import ServoPort
-from drivers.dynamixel_units import MOTION
+from drivers.dynamixel.port import ServoPort
+from drivers.dynamixel.units import MOTION
 from teleop.clock import VirtualClock
 
 IDS = [1, 2, 4]

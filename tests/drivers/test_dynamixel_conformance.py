@@ -30,7 +30,7 @@ from servo_line import (
     served_line,
 )
 
-from drivers import dynamixel_table as dt
+from drivers.dynamixel import table as dt
 
 
 @pytest.fixture

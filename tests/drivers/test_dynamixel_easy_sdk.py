@@ -13,8 +13,8 @@ from dynamixel_easy_sdk.data_types import Direction, OperatingMode, ProfileConfi
 from dynamixel_easy_sdk.dynamixel_error import DxlError, DxlRuntimeError
 from servo_line import GAIN, GOAL, IDS, TICK_RAD, Line, served_line
 
-from drivers import dynamixel_table as dt
-from drivers.emulated.servo_registers import FACTORY, FIELDS
+from drivers.dynamixel import table as dt
+from drivers.emulated.dynamixel.registers import FACTORY, FIELDS
 
 
 @pytest.fixture

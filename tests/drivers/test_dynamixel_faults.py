@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from one_arm import REST_RAD, OneArm, changed_arm
 
-from drivers import dynamixel_table as table
 from drivers.base import DeviceHealth
-from drivers.dynamixel_port import QuietPort
-from drivers.emulated.bus_faults import Chance
-from drivers.emulated.pty_bus import PtyBus
+from drivers.dynamixel import table
+from drivers.dynamixel.port import QuietPort
+from drivers.emulated.dynamixel.bus_faults import Chance
+from drivers.emulated.dynamixel.pty_bus import PtyBus
 from drivers.registry import open_arm
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError

@@ -12,10 +12,10 @@ from franka_bench import in_own_process
 from one_franka import HOME_RAD, PATIENCE_S, Connect, driver, model, q_of, wait_until
 
 from drivers.base import ArmReading, TraceSample, TracingArm
-from drivers.emulated.franka_server import FrankaEmulator
-from drivers.franka import FrankaArmDriver
-from drivers.franka_aim import Aim
-from drivers.franka_trace import CAPACITY, HostTime, TraceRing
+from drivers.emulated.franka.server import FrankaEmulator
+from drivers.franka.aim import Aim
+from drivers.franka.arm import FrankaArmDriver
+from drivers.franka.trace import CAPACITY, HostTime, TraceRing
 from teleop.clock import MonotonicClock, ns_from_s
 from teleop.errors import DeviceError, SafetyError
 from teleop.limits import ArmLimits

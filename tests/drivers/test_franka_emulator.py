@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from franka_bench import wait_until
 
-from drivers.emulated.franka_arm import HOME_RAD, TICK_S, EmulatedArm
-from drivers.emulated.franka_faults import FAULTS
-from drivers.emulated.franka_model import (
+from drivers.emulated.franka.arm import HOME_RAD, TICK_S, EmulatedArm
+from drivers.emulated.franka.faults import FAULTS
+from drivers.emulated.franka.model import (
     hand_on_flange,
     jacobian,
     model_library,
     pose_at,
 )
-from drivers.emulated.franka_motion import MAX_LOST, MotionControl
-from drivers.emulated.franka_profile import FCI_PORT, FR3, PANDA, Controller, RobotMode
-from drivers.emulated.franka_server import FrankaEmulator, free_franka_host
+from drivers.emulated.franka.motion import MAX_LOST, MotionControl
+from drivers.emulated.franka.profile import FCI_PORT, FR3, PANDA, Controller, RobotMode
+from drivers.emulated.franka.server import FrankaEmulator, free_franka_host
 from teleop.errors import DeviceError, DeviceLostError
 
 JOINT_POSITION, NO_GENERATOR = 0, 4
@@ -258,7 +258,7 @@ def test_a_killed_robot_is_told_from_a_wrong_wish() -> None:
 def test_the_emulator_dies_with_its_parent() -> None:
     """Even a parent that is killed leaves no robot behind on the ports."""
     program = (
-        "import time; from drivers.emulated.franka_server import FrankaEmulator\n"
+        "import time; from drivers.emulated.franka.server import FrankaEmulator\n"
         "e = FrankaEmulator(desk=False); e.start(); print(e.host, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)

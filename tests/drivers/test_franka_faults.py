@@ -11,9 +11,9 @@ import pytest
 from one_franka import HOME_RAD, Connect, driver, q_of, wait_until
 
 from drivers.base import DeviceHealth
-from drivers.emulated.franka_server import FrankaEmulator
-from drivers.franka import FrankaArmDriver
-from drivers.franka_words import connect_failure, motion_end, version_mismatch
+from drivers.emulated.franka.server import FrankaEmulator
+from drivers.franka.arm import FrankaArmDriver
+from drivers.franka.words import connect_failure, motion_end, version_mismatch
 from teleop.errors import DeviceError, DeviceLostError
 
 connect = one_franka.connect

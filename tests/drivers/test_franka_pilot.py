@@ -10,8 +10,8 @@ import pytest
 from one_franka import wait_until
 
 from drivers.base import ButtonReading
-from drivers.emulated.franka_server import FrankaEmulator
-from drivers.franka_pilot import FrankaPilot
+from drivers.emulated.franka.server import FrankaEmulator
+from drivers.franka.pilot import FrankaPilot
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.rig_inputs import FrankaPilot as PilotInput

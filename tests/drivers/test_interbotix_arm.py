@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from xs_bench import PATIENCE_S, REST_RAD, XsBench, first_error, wait_for
 
-from drivers import dynamixel_table as table
-from drivers.emulated.ros_master import XsSdkNode
-from drivers.interbotix import InterbotixArm
-from drivers.ros1_client import Ros1Client
-from drivers.ros1_messages import JOINT_STATE
+from drivers.dynamixel import table
+from drivers.emulated.interbotix.ros_master import XsSdkNode
+from drivers.interbotix.arm import InterbotixArm
+from drivers.ros1.client import Ros1Client
+from drivers.ros1.messages import JOINT_STATE
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError, SafetyError
 from teleop.rig_files import DEFAULT_RIG, load_rig

@@ -12,9 +12,9 @@ import pytest
 from fake_rosbridge import FakeRosbridge
 from xs_bench import REST_RAD, ServoBench, first_error, wait_for
 
-from drivers import dynamixel_table as table
-from drivers.emulated.pty_bus import PtyBus
-from drivers.interbotix import InterbotixArm
+from drivers.dynamixel import table
+from drivers.emulated.dynamixel.pty_bus import PtyBus
+from drivers.interbotix.arm import InterbotixArm
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.rig_files import DEFAULT_RIG, load_rig
@@ -108,7 +108,7 @@ def test_without_the_package_the_extra_is_named() -> None:
     """In a Python that cannot import it."""
     program = (
         "import sys; sys.modules['roslibpy'] = None\n"
-        "from drivers.interbotix import transport_of\n"
+        "from drivers.interbotix.arm import transport_of\n"
         "from teleop.clock import MonotonicClock\n"
         "from teleop.rig_interbotix import InterbotixArm\n"
         "arm = InterbotixArm(role='leader', model='m', robot='r', ros='rosbridge', "

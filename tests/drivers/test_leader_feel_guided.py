@@ -22,7 +22,7 @@ from leader_bench import (
 )
 from one_arm import changed_model
 
-from drivers import dynamixel_table as table
+from drivers.dynamixel import table
 from drivers.emulated.plant import START_RAD
 from teleop.messages import LIMP, LIMP_GRIPPER
 from teleop.rig import Rig

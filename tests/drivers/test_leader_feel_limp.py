@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from leader_bench import FORWARD_RAD, SHOULDER, SPRING, GuidedLeader, gravity, towards
 
-from drivers import dynamixel_table as table
-from drivers.dynamixel_feel import GOAL_PWM, MODE_CURRENT
+from drivers.dynamixel import table
+from drivers.dynamixel.feel import GOAL_PWM, MODE_CURRENT
 from drivers.emulated.plant import START_RAD
 from teleop.rig import Rig
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from one_arm import OneArm, changed_arm, changed_model
 
-from drivers import dynamixel_table as table
 from drivers.base import PushingArm
-from drivers.dynamixel_feel import GOAL_PWM, MODE_CURRENT, NM_PER_A, STALL_NM
+from drivers.dynamixel import table
+from drivers.dynamixel.feel import GOAL_PWM, MODE_CURRENT, NM_PER_A, STALL_NM
 from teleop.errors import DeviceError, SafetyError
 from teleop.rig import Rig
 

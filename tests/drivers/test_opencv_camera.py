@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from drivers.emulated.mjpeg_camera import MjpegServer
-from drivers.jpeg_header import with_comment
-from drivers.opencv_camera import OpenCvCamera, apply_controls
+from drivers.camera.jpeg_header import with_comment
+from drivers.camera.opencv_camera import OpenCvCamera, apply_controls
+from drivers.emulated.camera.mjpeg_camera import MjpegServer
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivers.emulated import vr_abi
-from drivers.emulated.vr_runtime import VrRuntime
+from drivers.emulated.vr import abi as vr_abi
+from drivers.emulated.vr.runtime import VrRuntime
 from tests.drivers.vr_bench import (
     TRACKER,
     Client,

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from xs_bench import wait_for
 
-from drivers.emulated.ros_master import RosMaster
-from drivers.emulated.xs_sdk_node import DEBIAN_PACKAGES, message_class, service_class
-from drivers.ros1_client import Ros1Client
-from drivers.ros1_link import TIMEOUT_S, Link, decode_header, encode_header
-from drivers.ros1_messages import (
+from drivers.emulated.interbotix.ros_master import RosMaster
+from drivers.emulated.interbotix.xs_sdk_node import DEBIAN_PACKAGES, message_class, service_class
+from drivers.ros1.client import Ros1Client
+from drivers.ros1.link import TIMEOUT_S, Link, decode_header, encode_header
+from drivers.ros1.messages import (
     JOINT_GROUP_COMMAND,
     JOINT_SINGLE_COMMAND,
     JOINT_STATE,

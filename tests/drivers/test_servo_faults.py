@@ -10,12 +10,12 @@ import dynamixel_sdk as sdk
 import numpy as np
 import pytest
 
-from drivers.dynamixel_port import QuietPort
-from drivers.emulated.bus_faults import Chance
-from drivers.emulated.pty_bus import PtyBus
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import ServoChain
-from drivers.emulated.virtual_port import VirtualPort
+from drivers.dynamixel.port import QuietPort
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.bus_faults import Chance
+from drivers.emulated.dynamixel.chain import ServoChain
+from drivers.emulated.dynamixel.pty_bus import PtyBus
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from teleop.clock import VirtualClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.rig_files import DEFAULT_RIG, load_rig

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from drivers.base import PuckReading
-from drivers.emulated.hid_mouse import MODELS
+from drivers.emulated.spacemouse.hid_mouse import MODELS
 from drivers.emulated.stand_in import PuckPush
-from drivers.spacemouse import UDEV_RULE, identify, probe
+from drivers.spacemouse.puck import UDEV_RULE, identify, probe
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
@@ -230,7 +230,7 @@ def test_a_library_that_is_not_there_is_named(bench: Bench) -> None:
 @pytest.mark.skipif(find_library("hidapi-hidraw") is not None, reason="hidapi is installed here")
 def test_a_missing_hidapi_is_named_with_its_package() -> None:
     """pyspacemouse itself imports without it and fails later."""
-    look = "from drivers.spacemouse import probe; print(*probe().faults)"
+    look = "from drivers.spacemouse.puck import probe; print(*probe().faults)"
     told = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert "sudo apt install libhidapi-hidraw0" in told.stdout
 

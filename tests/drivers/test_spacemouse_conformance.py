@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivers.emulated.hid_mouse import MODELS, HidMouse
+from drivers.emulated.spacemouse.hid_mouse import MODELS, HidMouse
 from drivers.emulated.stand_in import PuckPush
 from tests.drivers.hid_client import PRELUDE, Desk
 from tests.drivers.puck_bench import wait_for

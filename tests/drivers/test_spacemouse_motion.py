@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.base import PuckReading
-from drivers.spacemouse_motion import SETTLE_NS, PuckMotion
+from drivers.spacemouse.motion import SETTLE_NS, PuckMotion
 from teleop.clock import ns_from_s
 from teleop.messages import FloatArray
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.emulated import vr_abi
-from drivers.emulated.vr_runtime import VrRuntime
+from drivers.emulated.vr import abi as vr_abi
+from drivers.emulated.vr.runtime import VrRuntime
 from teleop.errors import DeviceError
 from tests.drivers.vr_bench import Client, inputs_of, skip_without_openvr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.emulated.vr_bindings import BINDINGS
+from drivers.emulated.vr.bindings import BINDINGS
 from teleop.errors import DeviceError
 from teleop.rig_inputs import VR_BUTTONS
 from tests.drivers.vr_bench import TRACKER, Open, hand_at, sessions, skip_without_openvr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drivers.vr_controller import OpenVrHub
+from drivers.vr.controller import OpenVrHub
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from tests.drivers.vr_bench import (
@@ -212,7 +212,7 @@ def test_a_missing_package_names_its_extra(tmp_path: Path) -> None:
 
 
 _CONNECT_AND_PRINT = """
-from drivers.vr_controller import OpenVrHub
+from drivers.vr.controller import OpenVrHub
 from teleop.clock import MonotonicClock
 from teleop.errors import TandemError
 from teleop.rig_inputs import OpenVrInput

@@ -11,10 +11,10 @@ import pytest
 import simplejpeg
 
 from drivers.base import HandReading
-from drivers.emulated import headset as headset_module
-from drivers.emulated.headset import Kind, WebXrHeadset
 from drivers.emulated.stand_in import HandPose
-from drivers.webxr import WebXrHub
+from drivers.emulated.webxr import headset as headset_module
+from drivers.emulated.webxr.headset import Kind, WebXrHeadset
+from drivers.webxr.hub import WebXrHub
 from teleop.addresses import free_base_port
 from teleop.clock import NS_PER_S, MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from drivers import webxr_credentials, webxr_protocol
 from drivers.base import HandReading
-from drivers.webxr import WebXrHub
-from drivers.webxr_clock import RemoteClock
-from drivers.webxr_server import PageServer
+from drivers.webxr import credentials as webxr_credentials
+from drivers.webxr import protocol as webxr_protocol
+from drivers.webxr.clock import RemoteClock
+from drivers.webxr.hub import WebXrHub
+from drivers.webxr.server import PageServer
 from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError, WireError

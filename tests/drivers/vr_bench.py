@@ -18,8 +18,8 @@ import pytest
 
 from drivers.base import HandReading
 from drivers.emulated.stand_in import HandPose
-from drivers.emulated.vr_runtime import VrRuntime, emulated_fields
-from drivers.vr_controller import OpenVrHub
+from drivers.emulated.vr.runtime import VrRuntime, emulated_fields
+from drivers.vr.controller import OpenVrHub
 from teleop.clock import MonotonicClock
 from teleop.messages import FloatArray
 from teleop.rig_inputs import OpenVrInput

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from drivers import webxr_protocol
-from drivers.webxr_protocol import HANDS, HandSample, Packet
+from drivers.webxr import protocol as webxr_protocol
+from drivers.webxr.protocol import HANDS, HandSample, Packet
 
 PATIENCE_S = 20.0
 

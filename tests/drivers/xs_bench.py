@@ -10,14 +10,14 @@ from typing import Self
 
 import numpy as np
 
-from drivers import dynamixel_table as table
-from drivers.dynamixel_table import Register
+from drivers.dynamixel import table
+from drivers.dynamixel.table import Register
+from drivers.emulated.dynamixel.bank import ServoBank
+from drivers.emulated.dynamixel.chain import ServoChain
+from drivers.emulated.dynamixel.motors import axes_of
 from drivers.emulated.fair_lock import FairLock
-from drivers.emulated.ros_master import EmulatedRos, emulated_fields
-from drivers.emulated.servo_bank import ServoBank
-from drivers.emulated.servo_chain import ServoChain
-from drivers.emulated.servo_motors import axes_of
-from drivers.interbotix import InterbotixArm
+from drivers.emulated.interbotix.ros_master import EmulatedRos, emulated_fields
+from drivers.interbotix.arm import InterbotixArm
 from teleop.addresses import free_base_port
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError

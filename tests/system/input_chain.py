@@ -16,7 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from drivers import arm_node, input_node
+from drivers import input_node
+from drivers.arm import node as arm_node
 from teleop import topics
 from teleop.clock import NS_PER_S, Ticker, ns_from_s
 from teleop.kinematics import ArmKinematics

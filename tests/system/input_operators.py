@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drivers.emulated import headset, hid_mouse, vr_runtime
+from drivers.emulated.spacemouse import hid_mouse
 from drivers.emulated.stand_in import HandPose, PuckPush
+from drivers.emulated.vr import runtime as vr_runtime
+from drivers.emulated.webxr import headset
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.messages import FloatArray, PoseInput, TwistInput
 from tests.system.input_chain import Chain

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from drivers.base import CameraDevice
-from drivers.dynamixel_port import ServoPort
+from drivers.dynamixel.port import ServoPort
 from drivers.emulated.addresses import VIRTUAL
-from drivers.emulated.servo_bank import ServoBank, axes_of
-from drivers.emulated.servo_chain import chains_of
-from drivers.emulated.virtual_port import VirtualPort
+from drivers.emulated.dynamixel.bank import ServoBank, axes_of
+from drivers.emulated.dynamixel.chain import chains_of
+from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from teleop.clock import NS_PER_S, Clock, MonotonicClock
 from teleop.errors import UnknownNameError
 from teleop.messages import FloatArray

@@ -18,22 +18,20 @@ import pytest
 import simplejpeg
 import yaml
 
-from drivers import (
-    doctor,
-    doctor_cameras,
-    doctor_ports,
-    doctor_servos,
-    dynamixel_port,
-)
-from drivers import dynamixel_table as table
 from drivers.base import Arm, DeviceHealth
-from drivers.doctor_checks import Check
-from drivers.dynamixel_port import QuietPort
-from drivers.emulated.mjpeg_camera import MjpegServer
-from drivers.emulated.pty_bus import PtyBus
-from drivers.jpeg_header import with_comment
+from drivers.camera.jpeg_header import with_comment
+from drivers.doctor import cameras as doctor_cameras
+from drivers.doctor import examine as doctor
+from drivers.doctor import ports as doctor_ports
+from drivers.doctor import servos as doctor_servos
+from drivers.doctor.checks import Check
+from drivers.dynamixel import port as dynamixel_port
+from drivers.dynamixel import table
+from drivers.dynamixel.port import QuietPort
+from drivers.dynamixel.viperx import DynamixelArm
+from drivers.emulated.camera.mjpeg_camera import MjpegServer
+from drivers.emulated.dynamixel.pty_bus import PtyBus
 from drivers.registry import open_arm, open_camera
-from drivers.viperx import DynamixelArm
 from teleop import cli
 from teleop.addresses import free_base_port
 from teleop.clock import Clock, MonotonicClock

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivers import arm_node, input_node
-from drivers.emulated.franka_server import FrankaEmulator
+from drivers import input_node
+from drivers.arm import node as arm_node
+from drivers.emulated.franka.server import FrankaEmulator
 from teleop import topics
 from teleop.clock import NS_PER_S, MonotonicClock, ns_from_s
 from teleop.errors import DeviceError

@@ -16,9 +16,10 @@ from typing import cast
 import numpy as np
 import pytest
 
-from drivers import arm_node, input_node
-from drivers.emulated.headset import IWER, WebXrHeadset
-from drivers.emulated.vr_runtime import VrRuntime, emulated_fields
+from drivers import input_node
+from drivers.arm import node as arm_node
+from drivers.emulated.vr.runtime import VrRuntime, emulated_fields
+from drivers.emulated.webxr.headset import IWER, WebXrHeadset
 from teleop.addresses import free_base_port
 from teleop.clock import ns_from_s
 from teleop.errors import DeviceError

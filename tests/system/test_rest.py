@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from drivers import dynamixel_table as table
+from drivers.dynamixel import table
 from teleop import cli, runs
 from teleop.assembly import Job
 from teleop.clock import ns_from_s

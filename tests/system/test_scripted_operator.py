@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from bench.operator_success import DirectRig
-from drivers.emulated.hand import CAP_NM
-from drivers.emulated.operator import ScriptedOperator
+from drivers.emulated.operators.hand import CAP_NM
+from drivers.emulated.operators.operator import ScriptedOperator
 from drivers.emulated.plant import ARMS, GRIPPER_RAD, Plant
 from teleop.errors import UnknownNameError
 

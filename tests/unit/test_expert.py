@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drivers.emulated.expert import ArmSolver, ToolPose, minimum_jerk
+from drivers.emulated.operators.expert import ArmSolver, ToolPose, minimum_jerk
 from drivers.emulated.plant import ARMS, START_RAD, Plant
 
 SIDES = ("left", "right")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import simplejpeg
 
-from drivers.frame_intake import FrameIntake
-from drivers.jpeg_header import comment_of, complete, read_header, with_comment
+from drivers.camera.intake import FrameIntake
+from drivers.camera.jpeg_header import comment_of, complete, read_header, with_comment
 from teleop.clock import NS_PER_S
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from drivers.base import ArmReading
+from drivers.dynamixel.leader_feel import Feel, Weight, feel_of
 from drivers.emulated.plant import SCENE
-from drivers.leader_feel import Feel, Weight, feel_of
 from teleop.errors import RigError
 from teleop.messages import FloatArray
 from teleop.rig import Rig

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from drivers.emulated.dynamixel.motors import LEADER_PASSIVE_DAMPING, POWERED_DAMPING
 from drivers.emulated.plant import ARMS, GRIPPER_RAD, START_RAD, Plant, build_model, role_of
-from drivers.emulated.servo_motors import LEADER_PASSIVE_DAMPING, POWERED_DAMPING
 from drivers.emulated.tasks import TASKS
 from teleop.errors import DeviceError, UnknownNameError
 from teleop.rig import Rig

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drivers.emulated.plant import ARMS, GRIPPER_RAD, START_RAD, Plant
-from drivers.emulated.recorded_operator import (
+from drivers.emulated.operators.recorded import (
     AFTER_S,
     RAMP_RAD_S,
     HandMotion,
     RecordedOperator,
 )
+from drivers.emulated.plant import ARMS, GRIPPER_RAD, START_RAD, Plant
 from teleop.errors import DeviceError, UnknownNameError
 
 HEADER = "t_s,waist_rad,shoulder_rad,elbow_rad,wrist_angle_rad,wrist_rotate_rad,gripper_cmd\n"

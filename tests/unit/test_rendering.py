@@ -6,8 +6,8 @@ import mujoco
 import numpy as np
 import pytest
 
+from drivers.emulated.camera.rendering import BACKENDS, Backend, SceneRenderer, choose_backend
 from drivers.emulated.plant import build_model
-from drivers.emulated.rendering import BACKENDS, Backend, SceneRenderer, choose_backend
 from teleop.errors import UnknownNameError
 
 SCENE = """

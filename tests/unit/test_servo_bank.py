@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from drivers.emulated.servo_bank import VELOCITY_WINDOW_S, AxisSpec, Drive, ServoBank, axes_of
-from drivers.emulated.servo_motors import (
+from drivers.emulated.dynamixel.bank import VELOCITY_WINDOW_S, AxisSpec, Drive, ServoBank, axes_of
+from drivers.emulated.dynamixel.motors import (
     FRICTION_A,
     LAG_S,
     LEADER_PASSIVE_DAMPING,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from drivers.emulated.plans import PLANNERS
+from drivers.emulated.operators.plans import PLANNERS
 from drivers.emulated.plant import ARMS, Plant
 from drivers.emulated.tasks import (
     HOLD_S,

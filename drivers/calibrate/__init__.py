@@ -1,0 +1,1 @@
+"""Procedures that measure what the rig file cannot know."""

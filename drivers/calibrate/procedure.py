@@ -1,0 +1,260 @@
+"""``tandem calibrate``: opens the devices of one procedure, runs it, keeps the result.
+
+The rig's earlier results are in force meanwhile, as they are in every job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calibration.board import Board
+from calibration.poses import pose, rotation_from_quaternion
+from calibration.result_values import Kind
+from calibration.results import Result, Results, folder_of, load_results, write_result
+from calibration.rules import applied, check_calibration
+from drivers.base import Arm, CameraDevice
+from drivers.calibrate import arm as calibrate_arm
+from drivers.calibrate import camera as calibrate_camera
+from drivers.calibrate import gripper as calibrate_gripper
+from drivers.calibrate import hand_eye as calibrate_hand_eye
+from drivers.calibrate import latency as calibrate_latency
+from drivers.calibrate import vr as calibrate_vr
+from drivers.calibrate.guide import Guide
+from drivers.registry import open_arm, open_camera, open_input
+from teleop.clock import Clock, MonotonicClock
+from teleop.errors import DeviceError, RigError, UnknownNameError
+from teleop.messages import FloatArray
+from teleop.rig import Rig
+from teleop.rig_files import load_rig
+from teleop.rig_inputs import nodes_of
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateOptions:
+    """What the command line asks for; an option that a kind does not use is ignored."""
+
+    kind: Kind
+    name: str
+    """The arm, the camera (``camera``, ``hand_eye``) or the input (``vr``)."""
+    hardware: Path
+    emulate: bool = False
+    arm: str | None = None
+    """``hand_eye`` and ``vr``: the arm that moves."""
+    reference: str | None = None
+    """``arm``: the one to compare with; its partner in the rig file when not given."""
+    apply: bool = False
+    """``arm``: take the offsets over."""
+    by_hand: bool = False
+    """``gripper`` and ``hand_eye``."""
+    beside: bool = False
+    """``hand_eye``: the camera stands beside the arm."""
+    touch: bool = False
+    """``vr``: the tracked point is held to the tool's tip."""
+    cameras: tuple[str, ...] = ()
+    """``latency``: those that watch the arm."""
+    joint: str = "waist"
+    """``latency``: the one that swings."""
+    board: Board = field(default_factory=Board)
+    picture: Path | None = None
+    """``camera``: where the coverage is drawn."""
+    made_by: str = ""
+    """The operator; else the rig file's, else the user's login."""
+
+
+def run(options: CalibrateOptions, guide: Guide) -> Path:
+    """Calibrate and write the result; returns its file.
+
+    Raises:
+        TandemError: of the rig file, the devices, or the procedure; nothing was written.
+    """
+    rig = load_rig(options.hardware)
+    with contextlib.ExitStack() as stack:
+        if options.emulate:
+            from drivers.doctor.examine import emulated_rig
+
+            rig, _ = stack.enter_context(emulated_rig(rig))
+        folder = folder_of(options.hardware, rig.backend)
+        results = load_results(folder)
+        rig = applied(rig, results)
+        task = _Task(options, rig, results, guide, MonotonicClock(), stack)
+        result = _PROCEDURES[options.kind](task)
+    path = write_result(result, folder)
+    guide.say(f"written: {path}")
+    fresh = load_results(folder)
+    for finding in check_calibration(load_rig(options.hardware), fresh):
+        if result.stem in finding.words:
+            guide.say(f"{finding.level}: {finding.words}")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A procedure and all it works with."""
+
+    options: CalibrateOptions
+    rig: Rig
+    results: Results
+    guide: Guide
+    clock: Clock
+    stack: contextlib.ExitStack
+
+    @property
+    def made_by(self) -> str:
+        return self.options.made_by or self.rig.operator.name or getpass.getuser()
+
+    def arm(self, name: str, rig: Rig | None = None) -> Arm:
+        arm = open_arm(name, rig or self.rig, self.clock, None)
+        arm.connect()
+        self.stack.callback(arm.close)
+        return arm
+
+    def camera(self, name: str) -> CameraDevice:
+        camera = open_camera(name, self.rig, self.clock, None)
+        camera.connect()
+        self.stack.callback(camera.close)
+        return camera
+
+    @property
+    def moving_arm(self) -> str:
+        """The arm of a hand-eye or VR calibration; the only one if there is one only."""
+        if self.options.arm is not None:
+            if self.options.arm not in self.rig.arms:
+                raise UnknownNameError("arm", self.options.arm, self.rig.arms)
+            return self.options.arm
+        guided = [n for n, arm in self.rig.acting.items() if arm.input == self.options.name]
+        candidates = guided or list(self.rig.acting)
+        if len(candidates) != 1:
+            names = ", ".join(self.rig.acting) or "none"
+            raise DeviceError(f"{self.options.name}: name the arm that moves (--arm): {names}")
+        return candidates[0]
+
+
+def _arm(task: _Task) -> Result:
+    options, rig = task.options, task.rig
+    if options.name not in rig.arms:
+        raise UnknownNameError("arm", options.name, rig.arms)
+    reference = options.reference or rig.arms[options.name].leader
+    if reference is None:
+        raise DeviceError(f"{options.name}: name the arm to compare with (--reference)")
+    plan = calibrate_arm.ArmPlan(options.name, reference, apply=options.apply, made_by=task.made_by)
+    arm, other = task.arm(options.name), task.arm(reference)
+    result, fit = calibrate_arm.calibrate_arm(plan, rig, arm, other, task.clock, task.guide)
+    _say(task, calibrate_arm.report(fit, options.apply))
+    return result
+
+
+def _gripper(task: _Task) -> Result:
+    name = task.options.name
+    if name not in task.rig.arms:
+        raise UnknownNameError("arm", name, task.rig.arms)
+    rig = calibrate_gripper.widened(task.rig, name)
+    plan = calibrate_gripper.GripperPlan(name, task.options.by_hand, task.made_by)
+    arm = task.arm(name, rig)
+    result = calibrate_gripper.calibrate_gripper(plan, rig, arm, task.clock, task.guide)
+    _say(task, [f"{key} {value:+.4f}" for key, value in result.values.items()])
+    return result
+
+
+def _camera(task: _Task) -> Result:
+    options = task.options
+    plan = calibrate_camera.CameraPlan(
+        options.name, options.board, picture=options.picture, made_by=task.made_by
+    )
+    camera = task.camera(options.name)
+    result, fit = calibrate_camera.calibrate_camera(plan, task.rig, camera, task.clock, task.guide)
+    _say(task, calibrate_camera.report(fit))
+    return result
+
+
+def _hand_eye(task: _Task) -> Result:
+    options = task.options
+    name = task.moving_arm
+    plan = calibrate_hand_eye.HandEyePlan(
+        options.name,
+        name,
+        "eye_to_hand" if options.beside else "eye_in_hand",
+        options.board,
+        by_hand=options.by_hand,
+        made_by=task.made_by,
+    )
+    forward = forward_of(task.rig, name)
+    camera, arm = task.camera(options.name), task.arm(name)
+    result, fit = calibrate_hand_eye.calibrate_hand_eye(
+        plan, task.rig, task.results, arm, camera, forward, task.clock, task.guide
+    )
+    _say(task, calibrate_hand_eye.report(fit))
+    return result
+
+
+def _vr(task: _Task) -> Result:
+    options, name = task.options, task.moving_arm
+    nodes = [node for node, served in nodes_of(task.rig.inputs).items() if options.name in served]
+    if not nodes:
+        raise UnknownNameError("input", options.name, task.rig.inputs)
+    plan = calibrate_vr.VrPlan(options.name, name, touch=options.touch, made_by=task.made_by)
+    forward = forward_of(task.rig, name)
+    device = open_input(nodes[0], task.rig, task.clock)
+    device.connect()
+    task.stack.callback(device.close)
+    arm = task.arm(name)
+    result, fit = calibrate_vr.calibrate_vr(
+        plan, task.rig, arm, device, forward, task.clock, task.guide
+    )
+    _say(task, calibrate_vr.report(fit))
+    return result
+
+
+def _latency(task: _Task) -> Result:
+    options = task.options
+    plan = calibrate_latency.LatencyPlan(
+        options.name, options.joint, cameras=options.cameras, made_by=task.made_by
+    )
+    cameras = {name: task.camera(name) for name in options.cameras}
+    arm = task.arm(options.name)
+    result, delays = calibrate_latency.calibrate_latency(
+        plan, task.rig, arm, cameras, task.clock, task.guide
+    )
+    _say(task, calibrate_latency.report(delays))
+    return result
+
+
+_PROCEDURES: dict[Kind, Callable[[_Task], Result]] = {
+    "arm": _arm,
+    "gripper": _gripper,
+    "camera": _camera,
+    "hand_eye": _hand_eye,
+    "vr": _vr,
+    "latency": _latency,
+}
+
+
+def forward_of(rig: Rig, arm: str) -> calibrate_hand_eye.Forward:
+    """An arm's forward kinematics.
+
+    Raises:
+        RigError: its model names no kinematics.
+        MissingExtraError: the packages for kinematics are not installed.
+    """
+    model: Any = rig.arm_model(arm)
+    if model.kinematics is None:
+        where = f"arm_models.{rig.arms[arm].model}.kinematics"
+        raise RigError(rig.name, [f"{where}: missing; this calibration needs to know the arm"])
+    from teleop.kinematics import ArmKinematics
+
+    kinematics = ArmKinematics.of(model)
+
+    def forward(position_rad: FloatArray) -> FloatArray:
+        tool = kinematics.forward(position_rad)
+        return pose(rotation_from_quaternion(tool.quaternion_wxyz), tool.position_m)
+
+    return forward
+
+
+def _say(task: _Task, lines: list[str]) -> None:
+    for line in lines:
+        task.guide.say(line)

@@ -1,0 +1,1 @@
+"""Cameras: the node that owns one, and the driver over OpenCV."""

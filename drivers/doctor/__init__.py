@@ -1,0 +1,1 @@
+"""What can be wrong at a rig, a line each."""

@@ -1,0 +1,1 @@
+"""Arms on a Dynamixel bus of our own: ViperX followers and WidowX leaders."""

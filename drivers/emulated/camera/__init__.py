@@ -1,0 +1,1 @@
+"""Emulated cameras: pictures of the plant, served as a camera serves them."""

@@ -1,0 +1,1 @@
+"""An emulated Franka: control box, Desk and gripper."""

@@ -1,0 +1,1 @@
+"""An emulated xs_sdk node under Debian's ROS 1."""

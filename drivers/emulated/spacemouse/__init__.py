@@ -1,0 +1,1 @@
+"""An emulated SpaceMouse below hidapi."""

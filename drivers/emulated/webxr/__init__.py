@@ -1,0 +1,1 @@
+"""An emulated headset: a browser with a WebXR runtime in it."""

@@ -1,0 +1,1 @@
+"""Franka arms, FR3 by franky and Panda by panda-python."""

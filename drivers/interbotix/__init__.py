@@ -1,0 +1,1 @@
+"""Arms that an Interbotix ROS stack owns."""

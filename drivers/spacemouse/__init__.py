@@ -1,0 +1,1 @@
+"""SpaceMice by pyspacemouse."""

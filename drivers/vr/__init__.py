@@ -1,0 +1,1 @@
+"""VR controllers and trackers by OpenVR."""

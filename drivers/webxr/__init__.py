@@ -1,0 +1,1 @@
+"""Headsets and phones that open our own page."""
