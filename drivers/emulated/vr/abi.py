@@ -22,7 +22,7 @@ from drivers.emulated.c_library import c_library
 from teleop.errors import DeviceError, MissingExtraError
 
 SOURCE = Path(__file__).with_name("runtime.c")
-_TYPES = Path(__file__).with_name("types.h")
+_TYPES = Path(__file__).with_name("vr_types.h")
 DEVICES, EVENTS, HAPTICS = 64, 256, 256
 """Devices are as many as OpenVR allows; the other two are rings."""
 _C_TYPES = {
