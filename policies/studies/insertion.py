@@ -42,7 +42,7 @@ PLANS: dict[str, Plan] = {
         "bc", {}, {"chunk_mode": "newest", "replan_rows": 100}, trained_as=REFERENCE
     ),
     "bc-100 newest": Plan("bc", {}, {"chunk_mode": "newest"}, trained_as=REFERENCE),
-    "gmm": Plan("gmm", {**BASE, "chunk_rows": 100, "batch_size": 64, "steps": 1_700}),
+    "gmm": Plan("gmm", {**BC, "chunk_rows": 100, "shape": "laplace"}),
     "act": Plan("act", {**BASE, "chunk_rows": 100, "steps": 3_000}),
     "diffusion": Plan("diffusion", {**BASE, "chunk_rows": 100, "steps": 2_200}),
     "flow": Plan("flow", {**BASE, "chunk_rows": 100, "steps": 2_200}),
