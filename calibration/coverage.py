@@ -22,6 +22,8 @@ LEAST_TILT_RAD = math.radians(20)
 TILTED_VIEWS = 2
 """Of each of the four ways."""
 ENOUGH_VIEWS = 15
+MOST_HIDDEN = 3
+"""Parts of the picture that may stay unseen: a wrist camera always has its fingers in one row."""
 SAME_PX = 10.0
 """A view whose corners lie this near to an earlier one's adds nothing."""
 
@@ -79,16 +81,25 @@ class Coverage:
 
     def missing(self) -> list[str]:
         """What to show next, the most wanted first; empty when there is enough."""
-        wants = []
-        for row, column in zip(*np.nonzero(self.counts < CORNERS_PER_CELL), strict=True):
-            place = f"{_ROWS[row]} {_COLUMNS[column]}" if (row, column) != (1, 1) else "middle"
-            wants.append(f"move the board to the {place} of the picture")
+        wants = [f"move the board to the {place} of the picture" for place in self.unseen]
         for way, count in self.tilts.items():
             if count < TILTED_VIEWS:
                 wants.append(f"tilt the board by 30 to 45 degrees, {way}")
         if not wants and len(self.views) < ENOUGH_VIEWS:
             wants.append("show the board from a new place or angle")
         return wants
+
+    @property
+    def unseen(self) -> list[str]:
+        """The parts of the picture in which too few corners were seen, in words."""
+        places = zip(*np.nonzero(self.counts < CORNERS_PER_CELL), strict=True)
+        return [f"{_ROWS[r]} {_COLUMNS[c]}" if (r, c) != (1, 1) else "middle" for r, c in places]
+
+    @property
+    def hidden(self) -> bool:
+        """Whether all is there but for few parts of the picture, where something may stand."""
+        rest = len(self.missing()) - len(self.unseen)
+        return rest == 0 and len(self.unseen) <= MOST_HIDDEN and len(self.views) >= ENOUGH_VIEWS
 
     @property
     def part(self) -> float:

@@ -30,6 +30,8 @@ HINT_EVERY_S = 2.5
 STILL_PX = 1.0
 """Between two looks: a moving board is blurred, and its rows are not of one moment."""
 GIVE_UP_S = 180.0
+PATIENCE_S = 30.0
+"""Without anything new, until parts of the picture count as hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,17 @@ def calibrate_camera(
         raise StoppedError(f"{plan.name}: stopped; nothing was saved")
     coverage = Coverage(config.width, config.height)
     last = _collect(plan, camera, clock, guide, coverage)
+    if coverage.unseen:
+        guide.say(
+            f"no board was seen in the {', '.join(coverage.unseen)} of the picture (fingers?): "
+            "distortion there is a guess"
+        )
     fit = calibrate(coverage.views, config.width, config.height, plan.name)
     if plan.picture is not None:
         _write(plan.picture, coverage_picture(coverage.views, fit))
         beside = plan.picture.with_stem(f"{plan.picture.stem}_undistorted")
         _write(beside, undistorted(last, fit.intrinsics))
-    return _result(plan, rig, fit), fit
+    return _result(plan, rig, fit, len(coverage.unseen)), fit
 
 
 def _collect(
@@ -81,6 +88,7 @@ def _collect(
     """Fill the coverage; returns the last picture, grey."""
     give_up_ns = clock.now_ns() + ns_from_s(plan.give_up_s)
     look_ns = hint_ns = clock.now_ns()
+    done, moved_on_ns = 0.0, clock.now_ns()
     before: Corners | None = None
     grey = np.zeros((1, 1), np.uint8)
     while wants := coverage.missing():
@@ -90,6 +98,10 @@ def _collect(
                 f"{plan.name}: not enough of the board was seen within {plan.give_up_s:g} s; "
                 f"still wanted: {'; '.join(wants[:3])}"
             )
+        if coverage.part > done:
+            done, moved_on_ns = coverage.part, now_ns
+        if coverage.hidden and now_ns - moved_on_ns > ns_from_s(PATIENCE_S):
+            break
         if now_ns >= hint_ns:
             guide.say(f"{coverage.part:4.0%}  {wants[0]}")
             hint_ns = now_ns + ns_from_s(HINT_EVERY_S)
@@ -126,7 +138,7 @@ def grey_of(frame: Frame) -> NDArray[np.uint8]:
     return cast(NDArray[np.uint8], grey)[..., 0]
 
 
-def _result(plan: CameraPlan, rig: Rig, fit: CameraFit) -> Result:
+def _result(plan: CameraPlan, rig: Rig, fit: CameraFit, unseen: int) -> Result:
     lens = fit.intrinsics
     values = CameraValues.model_validate(
         {
@@ -144,6 +156,7 @@ def _result(plan: CameraPlan, rig: Rig, fit: CameraFit) -> Result:
         "centre_sigma_px": fit.sigma_centre_px,
         "views": len(fit.kept),
         "views_left_out": len(fit.view_px) - len(fit.kept),
+        "parts_unseen": unseen,
     }
     devices = {plan.name: identity_of(plan.name, rig)}
     return make_result("camera", plan.name, values, residuals, devices, plan.made_by)

@@ -182,7 +182,7 @@ def pose_changes(joints: int, reach_rad: float, count: int) -> Iterator[FloatArr
     however many of them turn out to be usable.
     """
     scale = np.full(joints, reach_rad)
-    scale[3:] *= [2.5, 2.5, 4.0, 2.5][: joints - 3] if joints > 3 else []
+    scale[3:] *= [2.5, 4.0, 4.0, 2.5][: joints - 3] if joints > 3 else []
     golden = 2.0
     for _ in range(40):
         golden = (1 + golden) ** (1 / (joints + 1))

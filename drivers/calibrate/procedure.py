@@ -10,7 +10,7 @@ import getpass
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from calibration.board import Board
 from calibration.poses import pose, rotation_from_quaternion
@@ -77,7 +77,7 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
         if options.emulate:
             from drivers.doctor.examine import emulated_rig
 
-            rig, _ = stack.enter_context(emulated_rig(rig))
+            rig, _ = stack.enter_context(emulated_rig(rig, _shown(options, rig)))
         folder = folder_of(options.hardware, rig.backend)
         results = load_results(folder)
         rig = applied(rig, results)
@@ -90,6 +90,35 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
         if result.stem in finding.words:
             guide.say(f"{finding.level}: {finding.words}")
     return path
+
+
+def _shown(options: CalibrateOptions, rig: Rig) -> dict[str, object]:
+    """Who shows the board at the emulated rig, as options of the emulator."""
+    if options.kind not in ("camera", "hand_eye"):
+        return {}
+    from drivers.emulated.camera.board import BoardJob
+
+    if options.name not in rig.cameras:
+        raise UnknownNameError("camera", options.name, rig.cameras)
+    if options.kind == "camera":
+        return BoardJob(options.board, options.name, "held").options()
+    place: Literal["gripper", "stand"] = "gripper" if options.beside else "stand"
+    arm = _moving_arm(options, rig)
+    return BoardJob(options.board, options.name, place, arm).options()
+
+
+def _moving_arm(options: CalibrateOptions, rig: Rig) -> str:
+    """The arm of a hand-eye or VR calibration; the only one if there is one only."""
+    if options.arm is not None:
+        if options.arm not in rig.arms:
+            raise UnknownNameError("arm", options.arm, rig.arms)
+        return options.arm
+    guided = [n for n, arm in rig.acting.items() if arm.input == options.name]
+    candidates = guided or list(rig.acting)
+    if len(candidates) != 1:
+        names = ", ".join(rig.acting) or "none"
+        raise DeviceError(f"{options.name}: name the arm that moves (--arm): {names}")
+    return candidates[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +147,6 @@ class _Task:
         camera.connect()
         self.stack.callback(camera.close)
         return camera
-
-    @property
-    def moving_arm(self) -> str:
-        """The arm of a hand-eye or VR calibration; the only one if there is one only."""
-        if self.options.arm is not None:
-            if self.options.arm not in self.rig.arms:
-                raise UnknownNameError("arm", self.options.arm, self.rig.arms)
-            return self.options.arm
-        guided = [n for n, arm in self.rig.acting.items() if arm.input == self.options.name]
-        candidates = guided or list(self.rig.acting)
-        if len(candidates) != 1:
-            names = ", ".join(self.rig.acting) or "none"
-            raise DeviceError(f"{self.options.name}: name the arm that moves (--arm): {names}")
-        return candidates[0]
 
 
 def _arm(task: _Task) -> Result:
@@ -173,7 +188,7 @@ def _camera(task: _Task) -> Result:
 
 def _hand_eye(task: _Task) -> Result:
     options = task.options
-    name = task.moving_arm
+    name = _moving_arm(options, task.rig)
     plan = calibrate_hand_eye.HandEyePlan(
         options.name,
         name,
@@ -192,7 +207,7 @@ def _hand_eye(task: _Task) -> Result:
 
 
 def _vr(task: _Task) -> Result:
-    options, name = task.options, task.moving_arm
+    options, name = task.options, _moving_arm(task.options, task.rig)
     nodes = [node for node, served in nodes_of(task.rig.inputs).items() if options.name in served]
     if not nodes:
         raise UnknownNameError("input", options.name, task.rig.inputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -129,8 +129,14 @@ def arm_checks(
 
 
 @contextlib.contextmanager
-def emulated_rig(rig: Rig) -> Iterator[tuple[Rig, int]]:
+def emulated_rig(
+    rig: Rig, options: Mapping[str, object] | None = None
+) -> Iterator[tuple[Rig, int]]:
     """The rig at emulated addresses, running, and the emulator's process id.
+
+    Args:
+        rig: As read from its file.
+        options: Further ones of the emulator's node.
 
     Raises:
         MissingExtraError: the emulator's packages are not installed.
@@ -144,7 +150,7 @@ def emulated_rig(rig: Rig) -> Iterator[tuple[Rig, int]]:
 
     with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
         emulated = process_rig(rig, Path(folder))
-        options = {"task": FREE.name, "hands": False, "runtime_dir": folder}
-        spec = NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", options)
+        scene = {"task": FREE.name, "hands": False, "runtime_dir": folder, **(options or {})}
+        spec = NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", scene)
         with Supervisor(emulated, [spec], Path(folder)) as supervisor:
             yield emulated, supervisor.pid(spec.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drivers.emulated.camera.board import BoardJob
 from drivers.emulated.camera.rendering import choose_backend
 from drivers.emulated.live_devices import LiveDevices
 from drivers.emulated.world import EmulatedWorld, build_world
@@ -97,4 +98,7 @@ def build(name: str, context: NodeContext) -> EmulatorNode:
         return EmulatorNode(context.world, None, first_episode)
     world = build_world(context.rig, context.clock, context.options)
     folder = Path(str(context.options["runtime_dir"]))
-    return EmulatorNode(world, LiveDevices(world, folder), first_episode)
+    board = BoardJob.of(context.options)
+    if board is not None and board.arm:
+        world.leave_standing(board.arm)
+    return EmulatorNode(world, LiveDevices(world, folder, board), first_episode)

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from drivers.emulated.addresses import servo_port
+from drivers.emulated.camera.board import BoardJob
 from drivers.emulated.camera.process import CameraJob, CameraProcess
 from drivers.emulated.dynamixel.pty_bus import PtyBus
 from drivers.emulated.stand_ins import StandIns
@@ -26,13 +27,15 @@ class LiveDevices:
     Args:
         world: The world served.
         folder: Of the run, where ports and the like are made.
+        board: A calibration board that somebody shows to the cameras.
 
     Raises:
         DeviceError: a port cannot be made, or something that is emulated does not start.
     """
 
-    def __init__(self, world: EmulatedWorld, folder: Path) -> None:
+    def __init__(self, world: EmulatedWorld, folder: Path, board: BoardJob | None = None) -> None:
         self._world = world
+        self._board = board
         now_ns = MonotonicClock().now_ns()
         self._snapshot_ticker = Ticker(ns_from_s(1 / SNAPSHOT_HZ), now_ns)
         self.buses: dict[str, PtyBus] = {}
@@ -60,6 +63,7 @@ class LiveDevices:
             task=self._world.plant.task.name,
             cameras=cameras,
             port=urlsplit(str(first.source)).port or 0,
+            board=self._board,
         )
         process = CameraProcess(job, self._world.plant.snapshot(), now_ns)
         log.info("emulated cameras rendered by %s", process.backend)

@@ -7,7 +7,7 @@ a gripper; a follower's fingers hang on that servo by a crank (see ``scene/follo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import mujoco
@@ -56,8 +56,10 @@ def role_of(arm: str) -> str:
     return "follower" if arm == FRANKA else arm.rsplit("_", 1)[1]
 
 
-def build_model(arms: Sequence[str], task: str) -> mujoco.MjModel:
-    """The scene with only these arms and only this task's objects.
+def build_model(
+    arms: Sequence[str], task: str, add: Callable[[mujoco.MjSpec], None] = lambda spec: None
+) -> mujoco.MjModel:
+    """The scene with only these arms and only this task's objects, and what ``add`` puts there.
 
     Two processes that call this with the same arguments have the same ``qpos`` layout.
 
@@ -80,6 +82,7 @@ def build_model(arms: Sequence[str], task: str) -> mujoco.MjModel:
     for side in ("left", "right"):
         if f"{side}_follower" in arms:
             spec.camera(f"{side}_follower/wrist_cam").name = f"cam_{side}_wrist"
+    add(spec)
     return spec.compile()
 
 

@@ -19,7 +19,7 @@ from drivers.emulated.dynamixel.virtual_port import VirtualPort
 from drivers.emulated.fair_lock import FairLock
 from drivers.emulated.operators.operator import Operator, ScriptedOperator
 from drivers.emulated.operators.recorded import RecordedOperator
-from drivers.emulated.plant import Plant
+from drivers.emulated.plant import START_RAD, Plant
 from teleop.clock import Clock, ns_from_s
 from teleop.rig import Rig
 
@@ -84,6 +84,12 @@ class EmulatedWorld:
         self.slipped_s = 0.0
         for name in self.plant.arms:
             self.plant.set_arm(name, np.array(rig.arm_model(name).sleep_rad), 0.0)
+
+    def leave_standing(self, arm: str) -> None:
+        """The arm as an operator has left it: in its start pose, holding."""
+        self.plant.set_arm(arm, np.array(START_RAD), 0.0)
+        self._step()  # the servos look where they are
+        self.chains[arm].leave_on()
 
     def advance_to(self, now_ns: int) -> None:
         """Step the physics up to this instant."""

@@ -22,6 +22,7 @@ from drivers.base import DeviceHealth
 from drivers.dynamixel.table import RAD_PER_TICK
 from drivers.dynamixel.viperx import DynamixelArm
 from drivers.emulated.addresses import lockstep_rig
+from drivers.emulated.camera.board import add_board, camera_in_world, put_board
 from drivers.emulated.camera.rendering import Backend, SceneRenderer
 from drivers.emulated.plant import ARMS, SCENE
 from drivers.emulated.tasks import OBJECTS
@@ -29,11 +30,8 @@ from drivers.emulated.world import EmulatedWorld
 from teleop.clock import NS_PER_S, Clock, VirtualClock, ns_from_s
 from teleop.messages import FloatArray, Frame
 from teleop.rig import Rig
-from teleop.rotations import quaternion_of_matrix
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
-OPENCV_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
-"""MuJoCo's cameras look along -z with y up, OpenCV's along z with y down."""
 
 
 class WorldClock(VirtualClock):
@@ -150,55 +148,22 @@ class BoardScene:
         for thing in OBJECTS:
             spec.delete(spec.body(thing))
         self._on_gripper = on_gripper
-        self._add_board(spec)
+        add_board(spec, board)
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
         self._places = [self.model.joint(f"{arm}/{name}").qposadr[0] for name in JOINTS]
         self._renderer = SceneRenderer(self.model, backend)
 
-    def _add_board(self, spec: Any) -> None:
-        # The renderer takes pure black for "nothing drawn".
-        image = np.maximum(self.board.picture(16), 20)
-        spec.add_texture(
-            name="board",
-            type=mujoco.mjtTexture.mjTEXTURE_2D,
-            width=image.shape[1],
-            height=image.shape[0],
-            nchannel=3,
-        ).data = np.repeat(image[..., None], 3, 2).tobytes()
-        material = spec.add_material(name="board", texuniform=False, specular=0, emission=0.4)
-        textures = material.textures
-        textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "board"
-        material.textures = textures
-        module_m = self.board.square_m / 10
-        half_m = [side / 16 * module_m / 2 for side in image.shape[1::-1]]
-        spec.worldbody.add_body(name="board", mocap=True).add_geom(
-            type=mujoco.mjtGeom.mjGEOM_PLANE,
-            size=[*half_m, 0.01],
-            material="board",
-            contype=0,
-            conaffinity=0,
-        )
-
-    def _face(self) -> FloatArray:
-        """MuJoCo's plane (centre, z to the viewer) in the board's frame."""
-        return pose(OPENCV_FROM_MUJOCO, np.array([*self.board.size_m, 0.0]) / 2)
-
     def put_board(self, board_in_world: FloatArray) -> None:
         """Lay the free board somewhere."""
-        plane = board_in_world @ self._face()
-        data = self._renderer._data
-        data.mocap_pos[0] = plane[:3, 3]
-        data.mocap_quat[0] = quaternion_of_matrix(plane[:3, :3])
+        put_board(self._renderer, self.board, board_in_world)
 
     def camera_in_world(self, camera: str, joints_rad: FloatArray) -> FloatArray:
         """Pose (4, 4) of a camera, OpenCV's axes."""
         self.data.qpos[self._places] = joints_rad
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
-        camera_id = self.model.camera(camera).id
-        turned = self.data.cam_xmat[camera_id].reshape(3, 3) @ OPENCV_FROM_MUJOCO
-        return pose(turned, self.data.cam_xpos[camera_id])
+        return camera_in_world(self.data, camera)
 
     @property
     def base_in_world(self) -> FloatArray:

@@ -1,7 +1,7 @@
 """Calibrating cameras on the emulated rig: rendered boards, real drivers, the truth known."""
 
 import math
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,7 @@ from drivers.calibrate.camera import CameraPlan, calibrate_camera
 from drivers.calibrate.camera import report as camera_report
 from drivers.calibrate.hand_eye import HandEyePlan, calibrate_hand_eye, pose_changes
 from drivers.calibrate.hand_eye import report as hand_eye_report
+from drivers.emulated.camera.board import held_boards
 from drivers.emulated.camera.rendering import choose_backend
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
@@ -69,24 +70,13 @@ def known_lens(lens: Intrinsics, camera: str) -> Results:
     return Results(Path("hardware.calibration"), {result.stem: result})
 
 
-def held_boards() -> Iterator[FloatArray]:
-    """How an operator holds the board: to each part of the picture, leaning each way."""
-    middle = np.array([*BOARD.size_m, 0.0]) / 2
-    leans = [(0.6, 0), (-0.6, 0), (0, 0.6), (0, -0.6), (0.35, 0.35), (-0.4, 0.4)]
-    spots = [(x, y) for y in (-0.6, 0.0, 0.6) for x in (-0.6, 0.0, 0.6)]
-    for k in range(40):
-        x, y = spots[k % 9]
-        turn = rotation_from_vector(np.array([*leans[k % 6], 0.1 * (k % 3)]))
-        away = 0.3 + 0.02 * (k % 5)
-        yield pose(turn, np.array([x * 0.55 * away, y * 0.42 * away, away]) - turn @ middle)
-
-
 def test_intrinsics_of_a_rendered_camera_are_recovered(shop: Workshop, tmp_path: Path) -> None:
     """Guided through a board held everywhere: focal length within 0.3 %, centre within 2 px."""
     scene = BoardScene(ARM, BOARD, choose_backend())
     lens = scene.lens("cam_high", WIDTH, HEIGHT)
     at = scene.camera_in_world("cam_high", HOME)
-    boards = list(held_boards())
+    fovy = math.radians(scene.model.camera("cam_high").fovy.item())
+    boards = list(islice(held_boards(BOARD, fovy, WIDTH / HEIGHT), 40))
     begun_ns = shop.clock.now_ns()
 
     def shoot() -> np.ndarray:
@@ -112,6 +102,34 @@ def test_intrinsics_of_a_rendered_camera_are_recovered(shop: Workshop, tmp_path:
     assert cv2.imread(str(drawn)).shape == (HEIGHT, WIDTH, 3)
     straight = cv2.imread(str(tmp_path / "coverage_undistorted.png"), cv2.IMREAD_GRAYSCALE)
     assert len(BOARD.detect(np.asarray(straight, np.uint8)).ids) > 12
+
+
+def test_a_camera_with_fingers_in_view_is_calibrated_without_that_part(shop: Workshop) -> None:
+    """The lower third of the picture is hidden: after a while it goes on, and says so."""
+    scene = BoardScene(ARM, BOARD, choose_backend())
+    at = scene.camera_in_world("cam_high", HOME)
+    fovy = math.radians(scene.model.camera("cam_high").fovy.item())
+    boards = list(islice(held_boards(BOARD, fovy, WIDTH / HEIGHT), 90))
+    begun_ns = shop.clock.now_ns()
+
+    def shoot() -> np.ndarray:
+        k = int((shop.clock.now_ns() - begun_ns) / 0.6e9)
+        scene.put_board(at @ boards[k % len(boards)])
+        image = scene.picture("cam_high", HOME, WIDTH, HEIGHT).copy()
+        image[2 * HEIGHT // 3 - 10 :] = 128
+        return image
+
+    guide = ScriptedGuide()
+    plan = CameraPlan("cam_high", BOARD, give_up_s=120)
+    camera = SceneCamera(shoot, shop.clock, fps=8)
+    result, _ = calibrate_camera(plan, shop.rig, camera, shop.clock, guide)
+    lens = scene.lens("cam_high", WIDTH, HEIGHT)
+    scene.close()
+    found = np.array(result.values_as(CameraValues).matrix)
+    assert found[[0, 1], [0, 1]] == pytest.approx(lens.matrix[[0, 1], [0, 1]], rel=0.005)
+    assert result.residuals["parts_unseen"] == 3
+    words = "no board was seen in the lower left, lower middle, lower right of the picture"
+    assert words in guide.heard[-1]
 
 
 def test_a_camera_that_sees_no_board_says_what_it_still_wants(shop: Workshop) -> None:

@@ -1,6 +1,7 @@
 """The command's own part: names, devices, folders, and a run on the emulated rig."""
 
 import io
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration.result_values import GripperValues
+from calibration.result_values import CameraValues, GripperValues
 from calibration.results import folder_of, load_results
 from drivers.calibrate.guide import TerminalGuide
 from drivers.calibrate.procedure import CalibrateOptions, forward_of, run
+from drivers.emulated.camera.rendering import choose_backend
 from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
 from teleop.rig import Rig
 
@@ -55,6 +57,26 @@ def test_a_gripper_of_the_emulated_rig_is_calibrated_by_one_call(hardware: Path)
     assert result.made_by == "Ada"
     assert load_results(folder_of(hardware, "hardware")).by_stem == {}
     assert guide.heard[-1] == f"written: {path}"
+
+
+@pytest.mark.skipif(choose_backend() == "sketch", reason="rendering a board needs OpenGL")
+def test_somebody_shows_the_board_to_a_camera_of_the_emulated_rig(hardware: Path) -> None:
+    """In real time, by MJPEG; what is found is the lens of the scene's camera."""
+    options = CalibrateOptions("camera", "cam_high", hardware, emulate=True)
+    run(options, Listener())
+    result = load_results(folder_of(hardware, "emulated")).get("camera", "cam_high")
+    assert result is not None
+    (focal_px, _, centre_px), *_ = result.values_as(CameraValues).matrix
+    assert focal_px == pytest.approx(240 / math.tan(math.radians(48) / 2), rel=0.003)
+    assert centre_px == pytest.approx(319.5, abs=2.0)
+    assert result.residuals["parts_unseen"] == 0
+
+
+def test_only_cameras_of_the_rig_are_shown_a_board(hardware: Path) -> None:
+    """Before anything is started."""
+    options = CalibrateOptions("hand_eye", "cam_hihg", hardware, emulate=True)
+    with pytest.raises(UnknownNameError, match="did you mean cam_high"):
+        run(options, Listener())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import zmq
 
+from drivers.emulated.camera.board import BoardHolder, BoardJob, add_board
 from drivers.emulated.camera.mjpeg_camera import MjpegServer
 from drivers.emulated.camera.rendering import BACKENDS, Backend, SceneRenderer, choose_backend
 from drivers.emulated.camera.shutter import Shutter
@@ -57,6 +58,8 @@ class CameraJob:
     """None: the best one that works."""
     burn_in: bool = False
     """Draw number and stamp into the pictures, see ``burnt_stamp``."""
+    board: BoardJob | None = None
+    """A calibration board that somebody shows to the cameras."""
 
 
 class CameraProcess:
@@ -183,8 +186,15 @@ class _Studio:
     """Renders the cameras at their rates from the newest pose."""
 
     def __init__(self, job: CameraJob, backend: Backend, server: MjpegServer) -> None:
-        model = build_model(job.arms, job.task)
+        board = job.board
+        model = build_model(
+            job.arms, job.task, lambda spec: add_board(spec, board.board) if board else None
+        )
         renderer = SceneRenderer(model, backend)
+        self._holder: BoardHolder | None = None
+        if board is not None:
+            seen = job.cameras[board.camera]
+            self._holder = BoardHolder(board, model, renderer, seen.width / seen.height)
         self._server = server
         self._clock = MonotonicClock()
         self._pose = np.zeros(model.nq)
@@ -224,6 +234,8 @@ class _Studio:
         for name, ticker in self._tickers.items():
             if ticker.due(now_ns := self._clock.now_ns()):
                 ticker.advance(now_ns)
+                if self._holder is not None:
+                    self._holder.hold(self._pose, now_ns)
                 self._server.publish(name, self._shutters[name].picture(self._pose, self._pose_ns))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from drivers.emulated.camera.sketch import BACKGROUND, SketchPainter
 from teleop.errors import DeviceError, UnknownNameError
 from teleop.messages import FloatArray
+from teleop.rotations import quaternion_of_matrix
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,12 @@ class SceneRenderer:
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
         return self._painter.paint(self._data, camera_id, width, height)
+
+    def move(self, body: str, pose_in_world: FloatArray) -> None:
+        """Put a mocap body somewhere, from the next picture on; pose (4, 4)."""
+        number = int(self._model.body(body).mocapid.item())
+        self._data.mocap_pos[number] = pose_in_world[:3, 3]
+        self._data.mocap_quat[number] = quaternion_of_matrix(pose_in_world)
 
     def close(self) -> None:
         """Release the OpenGL context."""

@@ -89,6 +89,13 @@ class ServoChain:
                 return servo
         raise KeyError(servo_id)
 
+    def leave_on(self) -> None:
+        """Torque as another program left it: the joints hold where they are."""
+        joints = (s for s in self.servos if self.bank.axes[s.axis].name != "gripper")
+        for servo in joints:
+            servo.registers.table[dt.TORQUE_ENABLE.address] = 1
+            self._redrive(servo)
+
     def receive(self, data: bytes, now_ns: int) -> list[TimedReply]:
         """Feed bytes from the host; returns what it will get back and when, in order."""
         self.advance(now_ns)
