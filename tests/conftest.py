@@ -9,6 +9,24 @@ from teleop.rig import Rig
 from teleop.rig_files import load_rig
 
 ROOT = Path(__file__).parents[1]
+BATCH = (
+    "test_layout.py",
+    "unit",
+    "replay",
+    "system/test_every_family.py",
+    "system/test_parallel_evaluation.py",
+    "system/test_training_run.py",
+    "system/test_two_process_training.py",
+)
+"""Tests that only compute: as slow as the machine, and right on any."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark those tests; ``scripts/test`` runs them beside the others, at the lowest priority."""
+    places = tuple(str(ROOT / "tests" / place) for place in BATCH)
+    for item in items:
+        if str(item.path).startswith(places):
+            item.add_marker(pytest.mark.batch)
 
 
 @pytest.fixture
