@@ -2,7 +2,7 @@
 
 What a runtime must serve (order of the function table, sizes and offsets of structures, values of
 enums) is read from the ``openvr`` package, and the layout of the state file from the data types
-below. Both go into a header that ``vr_runtime.c`` includes, so that neither is written twice and
+below. Both go into a header that ``runtime.c`` includes, so that neither is written twice and
 a new release of the package needs no edit here.
 """
 

@@ -1,6 +1,6 @@
 """A stand-in for SteamVR and its controllers, below the unmodified ``openvr`` package.
 
-``openvr`` loads our library (``vr_runtime.c``) in place of SteamVR's; it reads the controllers
+``openvr`` loads our library (``runtime.c``) in place of SteamVR's; it reads the controllers
 from a file in the runtime's folder, which a ``VrRuntime`` writes. There is no server process, and
 any number of clients may come and go.
 """
