@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from drivers.franka.link import Gains, HandState, JointRanges, Settings, Status
+from drivers.franka.link import DeskState, Gains, HandState, JointRanges, Settings, Status
 from drivers.franka.trace import TraceRing
 from drivers.franka.words import connect_failure, flags_in, lost, motion_end, refusal
 from teleop.clock import Clock
@@ -319,6 +319,25 @@ class DeskButtons:
         except DESK_FAILURES as error:
             raise DeviceLostError(
                 f"{self._name}: lost Desk at {self._address} ({error}); it is looked for again"
+            ) from None
+
+    def state(self) -> DeskState:
+        """Whether it would let a program control the robot now; only read.
+
+        Raises:
+            DeviceLostError: the session ended, or the answer is not as expected.
+        """
+        desk = self._desk
+        try:
+            return DeskState(
+                desk.brake_state is franky.BrakeState.UNLOCKED,
+                desk.operating_mode.value,
+                desk.get_fci_status() if isinstance(desk, franky.Desk) else "",
+            )
+        except (*DESK_FAILURES, KeyError, TypeError) as error:
+            raise DeviceLostError(
+                f"{self._name}: Desk at {self._address} does not tell its state ({error}); open "
+                "it in a browser"
             ) from None
 
     def close(self) -> None:

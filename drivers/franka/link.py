@@ -46,6 +46,17 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class DeskState:
+    """What Desk says of the robot."""
+
+    brakes_open: bool
+    operating_mode: str
+    """``Execution`` or ``Programming``."""
+    fci: str
+    """``Active`` or ``Inactive``; empty where the older interface does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What the newest state says beside motion."""
 
