@@ -107,7 +107,7 @@ def calibrated(args: argparse.Namespace, rig: Rig) -> tuple[Rig, dict[str, Any]]
     results = files.load_results(files.folder_of(args.hardware, "hardware" if real else "emulated"))
     found = {}
     if real:
-        identity_of = importlib.import_module("drivers.calibrate.guide").identity_of
+        identity_of = importlib.import_module("drivers.identity").identity_of
         found = {name: identity_of(name, rig) for name in (*rig.arms, *rig.cameras)}
     else:
         rig = rig.replaced(backend="emulated")

@@ -15,7 +15,8 @@ from calibration.arm_joints import JointsFit, faults_of, fit_joints, turns_beyon
 from calibration.result_values import ArmValues
 from calibration.results import Result, make_result
 from drivers.base import Arm
-from drivers.calibrate.guide import Guide, ask, identity_of, still_reading
+from drivers.calibrate.guide import Guide, ask, still_reading
+from drivers.identity import identity_of
 from teleop.clock import Clock
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

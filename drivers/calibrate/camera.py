@@ -17,7 +17,8 @@ from calibration.coverage import Coverage, coverage_picture
 from calibration.result_values import CameraValues
 from calibration.results import Result, make_result
 from drivers.base import CameraDevice
-from drivers.calibrate.guide import Guide, StoppedError, identity_of
+from drivers.calibrate.guide import Guide, StoppedError
+from drivers.identity import identity_of
 from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import Frame

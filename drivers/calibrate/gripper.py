@@ -9,7 +9,8 @@ from calibration.joints import GripperScale, gripper_scale
 from calibration.result_values import GripperValues
 from calibration.results import Result, make_result
 from drivers.base import Arm
-from drivers.calibrate.guide import CYCLE_S, Guide, ask, identity_of, still_reading
+from drivers.calibrate.guide import CYCLE_S, Guide, ask, still_reading
+from drivers.identity import identity_of
 from teleop.clock import NS_PER_S, Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.rig import Rig

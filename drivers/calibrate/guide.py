@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol, TextIO
 
 import numpy as np
 
-from calibration.rules import ADAPTER, identities_of
 from drivers.base import Arm, ArmReading
 from teleop.clock import NS_PER_S, Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
 from teleop.motion import Ramp
-from teleop.rig import Rig
 
 KEEP_ALIVE_S = 0.05
 CYCLE_S = 0.02
@@ -96,29 +93,6 @@ def ask(guide: Guide, text: str, what: str) -> None:
     """
     if not guide.ready(text):
         raise StoppedError(f"{what}: stopped; nothing was saved")
-
-
-def identity_of(name: str, rig: Rig, sysfs: Path = Path("/sys")) -> dict[str, str]:
-    """What tells a device of the rig from another; see ``calibration.rules``.
-
-    A connected driver has checked that every servo is the model that the rig file names.
-    """
-    identity = identities_of(rig).get(name, {})
-    port = getattr(rig.arms.get(name), "port", None)
-    if port is not None and (serial := adapter_serial(str(port), sysfs)):
-        identity[ADAPTER] = serial
-    return identity
-
-
-def adapter_serial(port: str, sysfs: Path = Path("/sys")) -> str:
-    """Serial number of the USB adapter behind a serial port; empty where there is none."""
-    device = sysfs / "class/tty" / Path(port).resolve().name / "device"
-    if not device.exists():
-        return ""
-    for folder in device.resolve().parents:
-        if (file := folder / "serial").is_file():
-            return file.read_text(encoding="ascii", errors="replace").strip()
-    return ""
 
 
 def still_reading(arm: Arm, clock: Clock, name: str) -> ArmReading:

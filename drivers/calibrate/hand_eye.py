@@ -21,7 +21,8 @@ from calibration.result_values import CameraValues, HandEyeValues, Transform
 from calibration.results import Result, Results, make_result
 from drivers.base import Arm, CameraDevice
 from drivers.calibrate.camera import grey_of
-from drivers.calibrate.guide import CYCLE_S, Guide, ask, identity_of, move_to, still_reading
+from drivers.calibrate.guide import CYCLE_S, Guide, ask, move_to, still_reading
+from drivers.identity import identity_of
 from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

@@ -17,7 +17,8 @@ from calibration.result_values import LatencyValues
 from calibration.results import Result, make_result
 from drivers.base import Arm, CameraDevice
 from drivers.calibrate.camera import grey_of
-from drivers.calibrate.guide import Guide, ask, identity_of, still_reading
+from drivers.calibrate.guide import Guide, ask, still_reading
+from drivers.identity import identity_of
 from teleop.clock import NS_PER_S, Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

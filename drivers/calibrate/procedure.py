@@ -75,7 +75,7 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
     rig = load_rig(options.hardware)
     with contextlib.ExitStack() as stack:
         if options.emulate:
-            from drivers.doctor.examine import emulated_rig
+            from drivers.emulated_rig import emulated_rig
 
             rig, _ = stack.enter_context(emulated_rig(rig, _shown(options, rig)))
         folder = folder_of(options.hardware, rig.backend)

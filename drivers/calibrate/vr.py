@@ -16,8 +16,9 @@ from calibration.poses import nearest_rotation, pose, rotation_from_quaternion
 from calibration.result_values import VrValues
 from calibration.results import Result, make_result
 from drivers.base import Arm, HandReading, InputDevice
-from drivers.calibrate.guide import CYCLE_S, Guide, ask, identity_of, still_reading
+from drivers.calibrate.guide import CYCLE_S, Guide, ask, still_reading
 from drivers.calibrate.hand_eye import Forward, transform_of
+from drivers.identity import identity_of
 from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray

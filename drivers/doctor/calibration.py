@@ -8,8 +8,8 @@ from pathlib import Path
 
 from calibration.results import folder_of, load_results
 from calibration.rules import applied, check_calibration
-from drivers.calibrate.guide import identity_of
 from drivers.doctor.checks import Check, Status, told
+from drivers.identity import identity_of
 from teleop.errors import RigError
 from teleop.rig import Rig
 

@@ -9,8 +9,7 @@ hides no other.
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from drivers.doctor.inputs import input_checks
 from drivers.doctor.ports import rival_checks
 from drivers.doctor.servos import servo_arm_checks
 from drivers.doctor.usb import usb_checks
+from drivers.emulated_rig import emulated_rig
 from teleop.clock import Clock, MonotonicClock
-from teleop.errors import MissingExtraError, RigError, TandemError
-from teleop.processes import NodeSpec
+from teleop.errors import RigError, TandemError
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
-from teleop.supervisor import Supervisor
 
 
 def examine(hardware: Path, emulate: bool, out: Path) -> Iterator[Check]:
@@ -126,31 +124,3 @@ def arm_checks(
 
         return node_checks(name, rig, clock)
     return servo_arm_checks(name, rig, clock, emulator, sysfs)
-
-
-@contextlib.contextmanager
-def emulated_rig(
-    rig: Rig, options: Mapping[str, object] | None = None
-) -> Iterator[tuple[Rig, int]]:
-    """The rig at emulated addresses, running, and the emulator's process id.
-
-    Args:
-        rig: As read from its file.
-        options: Further ones of the emulator's node.
-
-    Raises:
-        MissingExtraError: the emulator's packages are not installed.
-        NodeFailedError: the emulator does not start.
-    """
-    try:
-        from drivers.emulated.addresses import process_rig
-        from drivers.emulated.tasks import FREE
-    except ImportError as error:
-        raise MissingExtraError(error.name or str(error), "sim", "--emulate") from error
-
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
-        emulated = process_rig(rig, Path(folder))
-        scene = {"task": FREE.name, "hands": False, "runtime_dir": folder, **(options or {})}
-        spec = NodeSpec("emulator", "drivers.emulated.emulator_node:build", "world", scene)
-        with Supervisor(emulated, [spec], Path(folder)) as supervisor:
-            yield emulated, supervisor.pid(spec.name)

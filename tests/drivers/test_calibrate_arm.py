@@ -9,8 +9,9 @@ from calibration_bench import JOINTS, ScriptedGuide, Workshop
 from calibration.result_values import ArmValues, GripperValues
 from drivers.calibrate.arm import ArmPlan, calibrate_arm, report
 from drivers.calibrate.gripper import CLEARANCE_RAD, GripperPlan, calibrate_gripper, widened
-from drivers.calibrate.guide import StoppedError, adapter_serial, identity_of
+from drivers.calibrate.guide import StoppedError
 from drivers.dynamixel.table import RAD_PER_TICK
+from drivers.identity import adapter_serial, identity_of
 from teleop.errors import DeviceError
 from teleop.rig import Rig
 
