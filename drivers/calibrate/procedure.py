@@ -78,6 +78,8 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
             from drivers.emulated_rig import emulated_rig
 
             rig, _ = stack.enter_context(emulated_rig(rig, _shown(options, rig)))
+            if options.kind in ("arm", "vr") or options.by_hand:
+                guide.say("note: nobody at the emulated rig puts limp arms anywhere")
         folder = folder_of(options.hardware, rig.backend)
         results = load_results(folder)
         rig = applied(rig, results)
