@@ -8,10 +8,15 @@ bus is then free when the next command comes. When they stop, the node's own tic
 from __future__ import annotations
 
 RIDE_PERIODS = 1.5
-"""Silence of the commander, in periods, after which readings no longer wait for it."""
+"""Time without a command, or without a reading, in periods, after which readings no longer wait
+for commands."""
 
 EARLY_PERIODS = 0.25
 """How much before its time a tick may be taken, in periods; a late one then delays no other."""
+
+EARLIEST_PERIODS = 0.25
+"""Time from a reading to the one behind the next command: a commander that comes in bursts is
+followed by as many readings, one that comes far too often is not."""
 
 
 class Pace:
@@ -42,14 +47,15 @@ class Pace:
             following: Whether commands are being followed.
             wrote: Whether one was written in this step.
         """
+        patience_ns = round(RIDE_PERIODS * self._period_ns)
         if wrote:
-            self._await_until_ns = now_ns + round(RIDE_PERIODS * self._period_ns)
+            self._await_until_ns = now_ns + patience_ns
         since_ns = self._period_ns if self._ticked_ns is None else now_ns - self._ticked_ns
         if not self._rides:
             due = True
         elif wrote:
-            due = since_ns >= self._period_ns // 2
-        elif following and now_ns < self._await_until_ns:
+            due = since_ns >= EARLIEST_PERIODS * self._period_ns
+        elif following and now_ns < self._await_until_ns and since_ns < patience_ns:
             due = False
         else:
             due = since_ns >= (1 - EARLY_PERIODS) * self._period_ns

@@ -259,8 +259,8 @@ def test_commands_at_any_pace_move_the_arm_within_its_limits(follower: Bench) ->
     assert len(follower.arm.writes) == len(follower.applied)
     assert np.abs(follower.path(begin)[:, 0] - follower.start_rad[0]).max() > 0.5
     gaps_ms = np.diff([s.stamp_ns for s in follower.states]) / 1e6
-    assert gaps_ms.min() >= 5
-    assert gaps_ms.max() <= 40
+    assert gaps_ms.min() >= 2.5  # a burst of commands is no burst of readings
+    assert gaps_ms.max() <= 33
 
 
 def test_nobody_engages_while_the_arm_cannot_be_read(follower: Bench) -> None:

@@ -1,10 +1,11 @@
-"""The person who guides an emulated Franka by hand to its target."""
+"""The person who guides an emulated Franka by hand to its target, or to some place."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from drivers.emulated.franka.server import FrankaEmulator
+from drivers.emulated.operators.aim import aim_m
 from drivers.emulated.operators.expert import minimum_jerk
 from drivers.emulated.plant import FRANKA, FRANKA_BASE_M, FRANKA_BASE_WXYZ, Plant
 from teleop.kinematics import ArmKinematics
@@ -38,6 +39,7 @@ class FrankaOperator:
     def begin(self, episode: int) -> None:
         """Forget the last episode; the hand lets go."""
         self.finished = False
+        self._episode = episode
         self._began_s: float | None = None
         self._next_s = 0.0
         self._near_s = 0.0
@@ -60,6 +62,7 @@ class FrankaOperator:
     def _plan(self, now_s: float) -> None:
         self._began_s = now_s
         self._from = np.array(self._franka.state()["q"])
+        self._aim_m = aim_m(self._plant, FRANKA, self._episode)
         self._to = self._solved(self._from)
 
     def _pull(self, now_s: float) -> None:
@@ -67,16 +70,15 @@ class FrankaOperator:
         part = minimum_jerk((now_s - self._began_s) / REACH_S)
         self._franka.hand_to(list(self._from + part * (self._to - self._from)))
         self._held = True
-        data = self._plant.data
-        off = np.linalg.norm(data.body(f"target_{FRANKA}").xpos - data.site(f"{FRANKA}/tcp").xpos)
+        off = np.linalg.norm(self._aim_m - self._plant.data.site(f"{FRANKA}/tcp").xpos)
         self._near_s = self._near_s + TICK_S if off < NEAR_M else 0.0
         self.finished = self._near_s > STAY_S
 
     def _solved(self, start_rad: FloatArray) -> FloatArray:
-        """Joints, shape (7,), that have the tool at its target, pointing as it does now."""
+        """Joints, shape (7,), that have the tool at its aim, pointing as it does now."""
         arm = self._kinematics
         arm.prefer(start_rad)
-        world = np.array(self._plant.data.body(f"target_{FRANKA}").xpos) - FRANKA_BASE_M
+        world = self._aim_m - FRANKA_BASE_M
         target_m = rotated(quaternion_inverse(np.array(FRANKA_BASE_WXYZ)), world)
         wanted = ToolPose(target_m, arm.forward(start_rad).quaternion_wxyz)
         joints = start_rad

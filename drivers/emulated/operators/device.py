@@ -1,6 +1,7 @@
 """The person at an emulated rig whose hands are on input devices: brings every tool to its target.
 
-The operator sees where the tools are (``Plant``) and moves the hand that guides each of them as
+It knows nothing else: in a task without targets it brings the tools to some place in reach. The
+operator sees where the tools are (``Plant``) and moves the hand that guides each of them as
 somebody would who wants the tool over there: towards the target, slower near it, correcting by
 eye. What the devices make of it goes the way of all input: through the vendor's package, the
 input's node and the mapping.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from drivers.emulated.operators.aim import aim_m
 from drivers.emulated.plant import Plant
 from drivers.emulated.stand_in import HandPose, PuckPush, StandIn
 from teleop.messages import FloatArray
@@ -77,6 +79,7 @@ class DeviceOperator:
     def begin(self, episode: int) -> None:
         """Forget the last episode: hands hang in their neutral place, grips open."""
         self.finished = False
+        self._episode = episode
         self._began_s: float | None = None
         self._next_s = 0.0
         self._hands = [
@@ -134,9 +137,8 @@ class DeviceOperator:
             hand.nearest_m, hand.nearest_at_s = distance_m, since_s
 
     def _to_go_m(self, arm: str) -> FloatArray:
-        data = self._plant.data
-        target = np.array(data.body(f"target_{arm}").xpos)
-        return np.asarray(target - data.site(f"{arm}/tcp").xpos)
+        tool_m = self._plant.data.site(f"{arm}/tcp").xpos
+        return np.asarray(aim_m(self._plant, arm, self._episode) - tool_m)
 
 
 def _kind(driver: str) -> str:
