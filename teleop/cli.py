@@ -16,7 +16,7 @@ from typing import Any
 
 from teleop import cli_options as flags
 from teleop.cli_jobs import perform, report_on, rig_of, run_job
-from teleop.errors import MissingExtraError, TandemError
+from teleop.errors import EpisodeError, MissingExtraError, TandemError
 
 STUDIES = {
     "fork": "two ways round an obstacle: which heads keep them apart (E1)",
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if args.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    logging.getLogger("h5py").setLevel(logging.WARNING)  # else it tells each type it can convert
     try:
         _check_packages()
         code: int = args.run(args, rest)
@@ -265,10 +266,7 @@ def _run_recover(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _run_inspect(args: argparse.Namespace, rest: list[str]) -> int:
     if args.validate:
-        validate = importlib.import_module("recorder.validate").validate
-        faults: list[str] = validate(args.episode)
-        print("\n".join(faults) if faults else f"{args.episode}: no fault found")
-        return 1 if faults else 0
+        return _validate(args.episode)
     inspect = importlib.import_module("recorder.inspect")
     print(inspect.summary(args.episode))
     if not args.no_picture and not args.episode.is_dir():
@@ -276,6 +274,23 @@ def _run_inspect(args: argparse.Namespace, rest: list[str]) -> int:
         inspect.write_picture(args.episode, picture)
         print(f"picture: {picture}")
     return 0
+
+
+def _validate(path: Path) -> int:
+    """List the faults of an episode, or of each in a folder; returns the exit code."""
+    validate = importlib.import_module("recorder.validate").validate
+    paths = [path]
+    if path.is_dir() and path.suffix != importlib.import_module("recorder.schema").PARTIAL_SUFFIX:
+        paths = importlib.import_module("recorder.episode").find_episodes(path)
+        if not paths:
+            raise EpisodeError(f"{path}: holds no episode")
+    sound = True
+    for episode in paths:
+        faults: list[str] = validate(episode)
+        for fault in faults or ["no fault found"]:
+            print(f"{episode}: {fault.removeprefix(f'{episode}: ')}", flush=True)
+        sound = sound and not faults
+    return 0 if sound else 1
 
 
 def _run_train(args: argparse.Namespace, rest: list[str]) -> int:

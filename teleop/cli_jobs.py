@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teleop.errors import TandemError
+
 if TYPE_CHECKING:
     from teleop.assembly import Job
     from teleop.rig import Rig
@@ -25,7 +27,18 @@ def run_job(
     operator_file: Path | None = None,
     first_episode: int = 0,
 ) -> int:
-    """Run a job that the options describe; returns the exit code."""
+    """Run a job that the options describe; returns the exit code.
+
+    Raises:
+        TandemError: there is no such operator file, or no leader arm to play it on.
+    """
+    if operator_file is not None and not rig.leaders:
+        raise TandemError(
+            f"--operator {operator_file} plays on a leader arm, and {args.hardware} has none; "
+            "leave it out, or choose another --hardware"
+        )
+    if operator_file is not None and not operator_file.is_file():
+        raise TandemError(f"--operator {operator_file}: no such file; correct the path")
     rig, calibration = calibrated(args, rig)
     job = job_of(args, kind, options, operator_file, first_episode)
     job = replace(job, calibration=calibration)

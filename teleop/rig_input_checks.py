@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from teleop.rig_inputs import HUBS, FrankaPilot, OpenVrInput, SpaceMouse, WebXrInput
+from teleop.errors import UnknownNameError
+from teleop.rig_inputs import BUTTONS, HUBS, FrankaPilot, OpenVrInput, SpaceMouse, WebXrInput
 
 if TYPE_CHECKING:
     from teleop.rig import Rig
@@ -22,6 +23,10 @@ def input_faults(rig: Rig) -> Iterator[str]:
         if isinstance(config, FrankaPilot) and config.arm not in rig.arms:
             known = ", ".join(rig.arms) or "none"
             yield f"{path}.arm: no arm {config.arm!r}; arms: {known}"
+        names, kind = BUTTONS[config.driver], f"{config.driver} button"
+        for button in config.buttons:
+            if button not in names:
+                yield f"{path}.buttons: {UnknownNameError(kind, button, names)}"
     yield from _address_faults(rig)
     yield from _guiding_faults(rig)
     if rig.webxr.view is not None and rig.webxr.view not in rig.cameras:

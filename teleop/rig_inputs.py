@@ -92,10 +92,10 @@ Input = Annotated[
 BUTTONS: Mapping[str, tuple[str, ...]] = {
     "spacemouse": SPACEMOUSE_BUTTONS,
     "openvr": VR_BUTTONS,
-    "webxr": VR_BUTTONS,
+    "webxr": VR_BUTTONS[:6],
     "franka_desk": PILOT_BUTTONS,
 }
-"""Names of the button bits, by driver."""
+"""Names of the button bits, by driver; WebXR tells no ``menu``."""
 
 HUBS = ("openvr", "webxr")
 """Drivers of which one node serves all inputs: SteamVR allows one client object per process, and

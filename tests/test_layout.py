@@ -80,3 +80,33 @@ def test_each_vendors_package_is_used_in_its_own_file() -> None:
             if used and name not in files:
                 misplaced.append(f"{name} imports {package}")
     assert misplaced == []
+
+
+FOREIGN = {
+    "hardware.calibration/arm_left_follower.yaml",
+    "samples/hello.py",
+    "samples/track_hmd.py",
+    "tests/test_bool.py",
+}
+"""Files that documents name and that are not ours: of other projects, or made by a command."""
+SHORT_FOR = ("", "drivers/", "drivers/emulated/", "docs/", "tests/")
+"""Folders that a document may leave out before a path."""
+CITED = re.compile(
+    r"(?<![\w./:-])((?:[\w.-]+/)+[\w.-]+\.(?:py|c|js|yaml|md))\b(?:::(\w+))?"  # file, name in it
+    r"|^()(\w+)\.[A-Z][A-Z_]+$"  # a module's constant
+)
+
+
+def test_documents_name_files_that_exist() -> None:
+    """A path in backticks leads somewhere, and what is said to be in the file is there."""
+    modules = {path.stem for path in tracked("*.py")}
+    wrong = []
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *tracked("docs/*.md")):
+        for quoted in re.findall(r"`([^`\n]+)`", document.read_text()):
+            for path, name, _, module in CITED.findall(quoted):
+                files = [f for s in SHORT_FOR if (f := ROOT / s / path).is_file()] if path else []
+                absent = path and path not in FOREIGN and not files
+                lacking = files and name and not any(name in f.read_text() for f in files)
+                if absent or lacking or (module and module not in modules):
+                    wrong.append(f"{document.name}: {quoted}")
+    assert wrong == []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from drivers.base import DeviceHealth
@@ -46,7 +48,9 @@ def told(status: Status, thing: str, sentence: str) -> Check:
 
 def install_udev() -> str:
     """The command that installs our udev rules; sudo does not search a virtual environment."""
-    return f"sudo {shutil.which('tandem') or 'tandem'} doctor --install-udev"
+    running = sys.argv[0] if Path(sys.argv[0]).name == "tandem" else "tandem"
+    found = shutil.which(running)
+    return f"sudo {Path(found).absolute() if found else 'tandem'} doctor --install-udev"
 
 
 class Connectable(Protocol):

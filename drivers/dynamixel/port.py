@@ -45,7 +45,7 @@ TERMIOS_BAUD = {
     3_000_000: termios.B3000000,
     4_000_000: termios.B4000000,
 }
-"""The rates of servo register 8 (``dynamixel_table.BAUD_RATES``)."""
+"""The rates of servo register 8 (``table.BAUD_RATES``)."""
 
 READ_SIZE = 4096
 _GONE = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBADF, errno.EPIPE)

@@ -61,7 +61,7 @@ class Status:
     """What the newest state says beside motion."""
 
     mode: str
-    """``idle``, ``move``, or a key of ``franka_words.MODES``."""
+    """``idle``, ``move``, or a key of ``words.MODES``."""
     flags: tuple[str, ...]
     """Error flags that are set now."""
     success_rate: float
@@ -114,7 +114,7 @@ class FrankaLink(Protocol):
         """Connect; may never return when something else answers at the address.
 
         Raises:
-            DeviceError: in words of ``franka_words``.
+            DeviceError: in words of ``drivers.franka.words``.
         """
 
     def ranges(self) -> JointRanges:

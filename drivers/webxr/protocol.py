@@ -17,12 +17,12 @@ import numpy as np
 
 from teleop.errors import WireError
 from teleop.messages import FloatArray
-from teleop.rig_inputs import VR_BUTTONS
+from teleop.rig_inputs import BUTTONS
 
 VERSION = 1
 """Of the packets; page and rig come from one place, but a browser may hold an old page."""
 HANDS = ("left", "right")
-XR_STANDARD_BUTTONS = VR_BUTTONS[:6]
+XR_STANDARD_BUTTONS = BUTTONS["webxr"]
 """Trigger, squeeze, touchpad, thumbstick, A or X, B or Y: indices 0 to 5 of the "xr-standard"
 gamepad mapping (W3C, WebXR Gamepads Module). What follows differs from headset to headset."""
 

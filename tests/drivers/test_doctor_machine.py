@@ -18,7 +18,7 @@ from drivers.doctor import ports as doctor_ports
 from drivers.doctor import udev
 from drivers.doctor import usb as doctor_usb
 from drivers.doctor.calibration import calibrated, calibration_checks
-from drivers.doctor.checks import Check
+from drivers.doctor.checks import Check, install_udev
 from teleop import cli
 from teleop.errors import DeviceError
 from teleop.rig import Rig
@@ -278,6 +278,19 @@ def test_a_user_who_may_not_write_rules_is_told_the_command(
     monkeypatch.setattr(Path, "write_text", forbidden)  # root is never refused
     with pytest.raises(DeviceError, match=r"by root only; run: sudo .*doctor --install-udev"):
         udev.install(udev.rule_files(None, tmp_path), tmp_path)
+
+
+def test_the_command_for_sudo_is_the_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its full path, even where no virtual environment is activated: sudo searches none."""
+    command = tmp_path / "bin/tandem"
+    command.parent.mkdir()
+    command.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr("sys.argv", ["bin/tandem", "doctor"])
+    assert install_udev() == f"sudo {command} doctor --install-udev"
 
 
 def test_the_command_prints_rules_without_a_rig(

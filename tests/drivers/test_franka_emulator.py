@@ -271,6 +271,16 @@ def test_the_emulator_dies_with_its_parent() -> None:
     wait_until(lambda: not answers(host), "the port is closed")
 
 
+def test_a_missing_web_server_is_told_with_the_extra_that_brings_it() -> None:
+    """The extra of the real arm has none: its Desk is its own."""
+    program = "import sys; sys.modules['aiohttp'] = None; import drivers.emulated.franka.desk"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "aiohttp" in done.stderr
+    assert "pip install 'tandem-rig[sim]'" in done.stderr
+
+
 def test_a_free_host_has_both_ports() -> None:
     """Both can be listened on, and it is this machine's."""
     host = free_franka_host()

@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "evaluate",
 )
+NO_LEADER = ("--hardware", "docs/rigs/viperx_spacemouse.yaml")
 HEAVY = ["numpy", "zmq", "pydantic", "h5py", "cv2", "torch", "mujoco"]
 
 
@@ -76,6 +77,12 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (("train", "bcc", "--data", "x", "--out", "y"), ["bc"]),
         (("train", "bc", "--data", "nowhere", "--out", "y"), ["nowhere"]),
         (("record", "--lockstep", "--operator", "README.md", "--out", "x"), ["README.md"]),
+        (("teleop", "--emulate", "--operator", "nowhere.csv"), ["nowhere.csv: no such file"]),
+        (
+            ("teleop", "--emulate", "--operator", "README.md", *NO_LEADER),
+            ["leader arm", "has none"],
+        ),
+        (("inspect", "--validate", "docs"), ["docs: holds no episode"]),
     ],
 )
 def test_a_wrong_call_is_answered_in_one_sentence(
@@ -133,3 +140,23 @@ def test_a_bad_file_is_told_apart(episode: Path, tmp_path: Path, kind: str) -> N
     hint = {"truncated": "trunc", "foreign": "not a tandem-episode", "future": "99"}[kind]
     assert hint in said, said
     assert path.read_bytes() == before
+
+
+def test_a_folder_of_episodes_is_validated_episode_by_episode(
+    episode: Path, tmp_path: Path
+) -> None:
+    """One with a fault hides no other, and decides the exit code."""
+    shutil.copy(episode, tmp_path / "episode_000001.hdf5")
+    done = tandem("inspect", "--validate", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "episode_000000.hdf5").write_bytes(b"torn")
+    done = tandem("inspect", "--validate", str(tmp_path))
+    assert done.returncode == 1
+    torn, sound = done.stdout.splitlines()
+    assert torn.count("episode_000000.hdf5") == 1, torn
+    assert sound.endswith("episode_000001.hdf5: no fault found")
+
+
+def test_debugging_shows_no_messages_of_the_file_library(episode: Path) -> None:
+    """h5py tells a line for each type that it can convert."""
+    assert "h5py" not in tandem("inspect", "--debug", "--no-picture", str(episode)).stderr

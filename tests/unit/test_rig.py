@@ -85,6 +85,35 @@ def test_a_wrong_value_is_named(
     assert words in faults(tree, tmp_path)
 
 
+PUCK = {"driver": "spacemouse"}
+OPENVR = {"driver": "openvr", "hand": "right"}
+WEBXR = {"driver": "webxr", "hand": "right"}
+PILOT = {
+    "driver": "franka_desk",
+    "address": "172.16.0.2",
+    "username": "me",
+    "password_file": "secret",
+    "arm": "left_follower",
+}
+
+
+@pytest.mark.parametrize(
+    ("device", "button", "words"),
+    [
+        (PUCK, "button_32", "unknown spacemouse button 'button_32'; did you mean"),
+        (OPENVR, "foo", "unknown openvr button 'foo'; known: a, b, menu, squeeze, thumbstick"),
+        (WEBXR, "menu", "unknown webxr button 'menu'; known: a, b, squeeze, thumbstick"),
+        (PILOT, "chek", "unknown franka_desk button 'chek'; did you mean check"),
+    ],
+)
+def test_a_button_that_the_device_does_not_have_is_refused(
+    tree: dict, tmp_path: Path, device: dict, button: str, words: str
+) -> None:
+    """An emergency stop on a button that does not exist would never be heard."""
+    tree["inputs"] = {"hand": {**device, "buttons": {button: "emergency_stop"}}}
+    assert f"inputs.hand.buttons: {words}" in faults(tree, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("path", "bound", "beyond"),
     [

@@ -15,7 +15,7 @@ try:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 except ImportError as error:
-    raise MissingExtraError("cryptography", "franka", "the emulated Desk") from error
+    raise MissingExtraError("cryptography", "sim", "the emulated Desk") from error
 
 VALID_DAYS = 2
 

@@ -23,7 +23,7 @@ from teleop.errors import DeviceError, MissingExtraError
 try:
     from aiohttp import web
 except ImportError as error:
-    raise MissingExtraError("aiohttp", "franka", "the emulated Desk") from error
+    raise MissingExtraError("aiohttp", "sim", "the emulated Desk") from error
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 2.0

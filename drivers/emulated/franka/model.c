@@ -1,5 +1,5 @@
 /* The model library that a version 5 server sends its clients: the thirty functions they load.
- * The arm's numbers come from franka_model.py, as a header. Transforms are column-major. */
+ * The arm's numbers come from model.py, as a header. Transforms are column-major. */
 #include <math.h>
 #include <string.h>
 

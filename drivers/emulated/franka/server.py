@@ -222,7 +222,7 @@ class FrankaEmulator:
         self._ask("press", button=button, down=False)
 
     def fault(self, kind: str, **args: Any) -> None:
-        """Let something go wrong; the names and their arguments are ``franka_faults.FAULTS``.
+        """Let something go wrong; the names and their arguments are ``faults.FAULTS``.
 
         Raises:
             ValueError: there is no such fault.

@@ -1,6 +1,6 @@
 /* An OpenVR runtime without SteamVR: what libopenvr_api loads as <runtime>/bin/linux64/vrclient.so.
  *
- * openvr_abi.h is generated from the installed openvr package (see vr_abi.py): slot numbers,
+ * openvr_abi.h is generated from the installed openvr package (see abi.py): slot numbers,
  * structure sizes and offsets, values of enums (VR_ and its name), tables of their names, and the
  * layout of the state file. All state lies in <runtime>/state.bin, which the stand-in writes and
  * every client process maps; only the place in the event queue is a client's own.

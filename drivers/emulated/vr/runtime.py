@@ -64,7 +64,7 @@ class VrRuntime:
 
     Args:
         inputs: by name; their ``runtime`` is where the runtime is made.
-        controller_type: what the controllers are, see ``vr_bindings``.
+        controller_type: what the controllers are, see ``bindings.py``.
         runtime: folder to use instead.
     """
 
