@@ -55,6 +55,11 @@ class JointsFit:
         return tuple(n for n, sign in zip(self.joints, self.sign, strict=True) if sign < 0)
 
     @property
+    def unmoved_joints(self) -> tuple[str, ...]:
+        """Joints that moved too little to tell their direction: no offset is to be taken over."""
+        return tuple(n for n, sign in zip(self.joints, self.sign, strict=True) if not sign)
+
+    @property
     def wound_joints(self) -> tuple[str, ...]:
         """Joints that read whole turns off."""
         return tuple(n for n, turns in zip(self.joints, self.turns, strict=True) if turns)

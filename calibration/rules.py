@@ -134,6 +134,9 @@ def _value_findings(rig: Rig, result: Result) -> Iterator[Finding]:
     if result.name not in rig.arms or result.kind not in ("arm", "gripper"):
         return
     arm, model = rig.arms[result.name], rig.arm_model(result.name)
+    if lack := not_taken(arm, result.kind):
+        yield Finding("fail", f"{result.stem}: {result.name} takes no {lack}; delete the file")
+        return
     if result.kind == "arm":
         offsets = result.values_as(ArmValues).offsets_rad
         joints = {joint.name for joint in model.joints}
@@ -157,8 +160,20 @@ _FIELDS = {
     "vr": ("operator_yaw_rad",),
 }
 """Fields of an arm in the rig file that a kind of result fills."""
+_WORDS = {"arm": "joint offsets", "gripper": "gripper angles", "vr": "operator yaw"}
 _OPEN: tuple[Any, ...] = (None, {})
 """Their values when the rig file says nothing."""
+
+
+def not_taken(arm: Any, kind: str) -> str:
+    """What an arm of the rig file does not take of a kind of result, in words; else empty.
+
+    Args:
+        arm: One of ``Rig.arms``; which fields it has goes by its driver.
+        kind: Of the result.
+    """
+    has_all = all(name in type(arm).model_fields for name in _FIELDS.get(kind, ()))
+    return "" if has_all else _WORDS[kind]
 
 
 def _given_by_hand(arm: Any, kind: str) -> list[str]:
@@ -207,7 +222,7 @@ def _missing(rig: Rig, results: Results) -> Iterator[Finding]:
 
 
 def arm_overrides(rig: Rig, results: Results) -> dict[str, dict[str, Any]]:
-    """Fields of each arm that the results fill, where the rig file leaves them open."""
+    """Fields of each arm that the results fill, where it has them and its file leaves them open."""
     fields: dict[str, dict[str, Any]] = {name: {} for name in rig.arms}
     for result in results.by_stem.values():
         if result.kind == "arm" and result.name in fields:
@@ -222,7 +237,11 @@ def arm_overrides(rig: Rig, results: Results) -> dict[str, dict[str, Any]]:
             if vr.arm in fields and rig.arms[vr.arm].input == result.name:
                 fields[vr.arm]["operator_yaw_rad"] = vr.operator_yaw_rad
     open_fields = {
-        name: {k: v for k, v in given.items() if getattr(rig.arms[name], k, None) in _OPEN}
+        name: {
+            key: value
+            for key, value in given.items()
+            if hasattr(rig.arms[name], key) and getattr(rig.arms[name], key) in _OPEN
+        }
         for name, given in fields.items()
     }
     return {name: given for name, given in open_fields.items() if given}

@@ -75,7 +75,7 @@ def calibrate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--beside", action="store_true", help="hand-eye: camera beside the arm")
     command.add_argument("--touch", action="store_true", help="vr: hold the device to the tool")
     command.add_argument("--cameras", type=_names, help="latency: those that watch the arm")
-    command.add_argument("--joint", default="waist", help="latency: what swings (%(default)s)")
+    command.add_argument("--joint", help="latency: what swings, default: waist, else the first")
     command.add_argument("--picture", type=Path, help="camera: where the coverage is drawn")
     board = command.add_argument_group("ChArUco board")
     board.add_argument("--columns", type=_count, default=10, help="squares (%(default)s)")
@@ -172,7 +172,7 @@ def inspect_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("episode", type=Path, help="episode file or folder of episodes")
     command.add_argument("--picture", type=Path, help="picture file (default: beside the episode)")
     command.add_argument("--no-picture", action="store_true", help="print the summary only")
-    command.add_argument("--validate", action="store_true", help="list every fault of the file")
+    command.add_argument("--validate", action="store_true", help="list every fault")
 
 
 def doctor_options(command: argparse.ArgumentParser) -> None:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.arm_joints import JointsFit, faults_of, fit_joints, turns_beyond
+from calibration.arm_joints import (
+    LEAST_MOTION_RAD,
+    JointsFit,
+    faults_of,
+    fit_joints,
+    turns_beyond,
+)
 from calibration.result_values import ArmValues
 from calibration.results import Result, make_result
 from drivers.base import Arm
@@ -44,7 +50,7 @@ class ArmPlan:
     """True joint angles of named poses, such as a jig's."""
     poses: Sequence[str] = POSES
     apply: bool = False
-    """Take the offsets over, instead of only reporting them."""
+    """Take over the offsets of the joints that moved, instead of only reporting them."""
     made_by: str = ""
 
 
@@ -57,8 +63,8 @@ def calibrate_arm(
 
     Raises:
         StoppedError: by the operator.
-        DeviceError: a joint turns the wrong way, was wound up, or sits on the wrong spline;
-            nothing is to be saved.
+        DeviceError: the poses were all the same, or a joint turns the wrong way, was wound up,
+            or sits on the wrong spline; nothing is to be saved.
     """
     _let_go(plan, [arm] if reference is None else [arm, reference], guide)
     readings: list[FloatArray] = []
@@ -97,6 +103,12 @@ def _pose_words(joints: Sequence[str], gap_rad: FloatArray) -> str:
 
 
 def _refuse(plan: ArmPlan, rig: Rig, fit: JointsFit, readings: FloatArray) -> None:
+    if len(fit.unmoved_joints) == len(fit.joints):
+        same = "only one pose was compared" if len(readings) == 1 else "the poses were all the same"
+        raise DeviceError(
+            f"{plan.name}: {same}; nothing was saved; calibrate again and move every joint by "
+            f"{np.degrees(LEAST_MOTION_RAD):.0f} degrees or more between poses"
+        )
     faults = []
     for j, joint in enumerate(rig.arm_model(plan.name).joints):
         turns = turns_beyond(float(np.median(readings[:, j])), joint.min_rad, joint.max_rad)
@@ -110,18 +122,24 @@ def _refuse(plan: ArmPlan, rig: Rig, fit: JointsFit, readings: FloatArray) -> No
     for name in fit.reversed_joints:
         faults.append(f"{name} turns the other way: change its reverse in arm_models.{model}")
     if plan.apply:
-        offsets = dict(zip(fit.joints, map(float, fit.offset_rad), strict=True))
+        offsets = dict(zip(fit.joints, map(float, _found(fit)), strict=True))
         faults += faults_of(offsets)
     if faults:
         raise DeviceError(f"{plan.name}: {'; '.join(faults)}; then calibrate again")
 
 
+def _found(fit: JointsFit) -> FloatArray:
+    """Shape (J,): offsets to take over; 0 for joints that moved too little."""
+    return np.where(np.array(fit.sign) == 0, 0.0, fit.offset_rad)
+
+
 def _result(plan: ArmPlan, rig: Rig, fit: JointsFit) -> Result:
     before = _applied_now(plan, rig, fit)
-    found = fit.offset_rad if plan.apply else np.zeros(len(fit.joints))
+    found = _found(fit) if plan.apply else np.zeros(len(fit.joints))
     # An arm that was read with offsets in force has the old ones in its readings.
     offsets = {n: float(o + b) for n, o, b in zip(fit.joints, found, before, strict=True)}
-    left = fit.residual_rad if plan.apply else fit.factory_residual_rad
+    taken = plan.apply & (np.array(fit.sign) != 0)
+    left = np.where(taken, fit.residual_rad, fit.factory_residual_rad)
     values = ArmValues(
         offsets_rad=offsets,
         reference=plan.reference or "known poses",
@@ -155,5 +173,7 @@ def report(fit: JointsFit, applied: bool) -> list[str]:
         unsure = "" if fit.sign[j] else "  (moved too little to tell its direction)"
         ticks = -fit.offset_ticks[j]
         lines.append(f"{name:<14} {off:+6.2f} deg {ticks:+5d} ticks   {spread:5.2f} deg{unsure}")
-    lines.append("offsets are in force from now on" if applied else "the factory zero is kept")
-    return lines
+    if not applied:
+        return [*lines, "the factory zero is kept"]
+    but = f", but not of {', '.join(fit.unmoved_joints)}" if fit.unmoved_joints else ""
+    return [*lines, f"offsets are in force from now on{but}"]

@@ -42,7 +42,7 @@ class Guide(Protocol):
         """Tell."""
 
     def ready(self, text: str, meanwhile: Callable[[], object] = nothing) -> bool:
-        """Ask for something to be done; False to end the procedure early.
+        """Ask for something to be done, or whether it may begin; False to end the procedure early.
 
         Args:
             text: What.
@@ -51,8 +51,14 @@ class Guide(Protocol):
         """
 
 
+GO_ON = ("", "y", "yes")
+STOP = ("n", "no", "q", "quit")
+
+
 class TerminalGuide:
-    """The operator at a terminal: Enter is yes, ``q`` ends the procedure.
+    """The operator at a terminal: Enter goes on, ``q`` ends the procedure.
+
+    ``y`` and ``yes``, ``n``, ``no`` and ``quit`` do as well; anything else is asked again.
 
     Args:
         keys: Where answers are read, a line each; its end ends the procedure.
@@ -70,12 +76,18 @@ class TerminalGuide:
 
     def ready(self, text: str, meanwhile: Callable[[], object] = nothing) -> bool:
         """See ``Guide``."""
-        self._out.write(f"> {text}\n  [Enter: done, q: stop] ")
-        self._out.flush()
-        while not select.select([self._keys], [], [], KEEP_ALIVE_S)[0]:
-            meanwhile()
-        answer = self._line()
-        return answer.endswith("\n") and answer.strip().lower() not in ("q", "quit")
+        self._out.write(f"> {text}\n")
+        while True:
+            self._out.write("  [Enter: go on, q: stop] ")
+            self._out.flush()
+            while not select.select([self._keys], [], [], KEEP_ALIVE_S)[0]:
+                meanwhile()
+            line = self._line()
+            answer = line.strip().lower()
+            if not line.endswith("\n") or answer in STOP:
+                return False
+            if answer in GO_ON:
+                return True
 
     def _line(self) -> str:
         # Past the stream's buffer, which would keep a second line from ``select``.

@@ -6,7 +6,7 @@ where the signals correlate best.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -39,6 +39,11 @@ class LatencyPlan:
     seconds: float = 10.0
     cameras: tuple[str, ...] = ()
     made_by: str = ""
+
+
+def usual_joint(joints: Sequence[str]) -> str:
+    """The joint that swings unless another is named: the waist, else the first."""
+    return "waist" if "waist" in joints else joints[0]
 
 
 @dataclass(slots=True)

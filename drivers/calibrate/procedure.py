@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from calibration.board import Board
 from calibration.poses import pose, rotation_from_quaternion
 from calibration.result_values import Kind
 from calibration.results import Result, Results, folder_of, load_results, write_result
-from calibration.rules import applied, check_calibration
+from calibration.rules import applied, check_calibration, not_taken
 from drivers.base import Arm, CameraDevice
 from drivers.calibrate import arm as calibrate_arm
 from drivers.calibrate import camera as calibrate_camera
@@ -27,7 +27,7 @@ from drivers.calibrate import vr as calibrate_vr
 from drivers.calibrate.guide import Guide
 from drivers.registry import open_arm, open_camera, open_input
 from teleop.clock import Clock, MonotonicClock
-from teleop.errors import DeviceError, RigError, UnknownNameError
+from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
 from teleop.messages import FloatArray
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
@@ -36,7 +36,7 @@ from teleop.rig_inputs import nodes_of
 
 @dataclass(frozen=True, slots=True)
 class CalibrateOptions:
-    """What the command line asks for; an option that a kind does not use is ignored."""
+    """What the command line asks for; an option that the kind does not use is refused."""
 
     kind: Kind
     name: str
@@ -57,22 +57,47 @@ class CalibrateOptions:
     """``vr``: the tracked point is held to the tool's tip."""
     cameras: tuple[str, ...] = ()
     """``latency``: those that watch the arm."""
-    joint: str = "waist"
-    """``latency``: the one that swings."""
+    joint: str | None = None
+    """``latency``: the one that swings; the waist, or else the first, when not given."""
     board: Board = field(default_factory=Board)
+    """``camera`` and ``hand_eye``."""
     picture: Path | None = None
     """``camera``: where the coverage is drawn."""
     made_by: str = ""
     """The operator; else the rig file's, else the user's login."""
 
 
+_USED_BY: Mapping[str, tuple[str, tuple[Kind, ...]]] = {
+    "arm": ("--arm", ("hand_eye", "vr")),
+    "reference": ("--reference", ("arm",)),
+    "apply": ("--apply", ("arm",)),
+    "by_hand": ("--by-hand", ("gripper", "hand_eye")),
+    "beside": ("--beside", ("hand_eye",)),
+    "touch": ("--touch", ("vr",)),
+    "cameras": ("--cameras", ("latency",)),
+    "joint": ("--joint", ("latency",)),
+    "board": ("--columns, --rows, --square-mm", ("camera", "hand_eye")),
+    "picture": ("--picture", ("camera",)),
+}
+"""Flags of an option, and the kinds that use it."""
+_ZERO_OF_OTHERS = {
+    "franka": "its maker calibrates the arm and its hand, nothing is left to do here",
+    "interbotix": "its zero belongs to its ROS node, set it there",
+}
+"""Why an arm's driver takes nothing, and what to do."""
+
+
 def run(options: CalibrateOptions, guide: Guide) -> Path:
     """Calibrate and write the result; returns its file.
 
     Raises:
-        TandemError: of the rig file, the devices, or the procedure; nothing was written.
+        TandemError: of an option that the kind does not use, the rig file, the devices, or the
+            procedure; nothing was written.
     """
+    _refuse_surplus(options)
     rig = load_rig(options.hardware)
+    if options.kind in _CHECKS:
+        _CHECKS[options.kind](options, rig)
     with contextlib.ExitStack() as stack:
         if options.emulate:
             from drivers.emulated_rig import emulated_rig
@@ -92,6 +117,18 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
         if result.stem in finding.words:
             guide.say(f"{finding.level}: {finding.words}")
     return path
+
+
+def _refuse_surplus(options: CalibrateOptions) -> None:
+    default = CalibrateOptions(options.kind, options.name, options.hardware)
+    surplus = [
+        f"{flags} (of {' and '.join(kinds).replace('_', '-')})"
+        for name, (flags, kinds) in _USED_BY.items()
+        if options.kind not in kinds and getattr(options, name) != getattr(default, name)
+    ]
+    if surplus:
+        kind = options.kind.replace("_", "-")
+        raise TandemError(f"calibrate {kind} does not use {', '.join(surplus)}; leave that out")
 
 
 def _shown(options: CalibrateOptions, rig: Rig) -> dict[str, object]:
@@ -121,6 +158,52 @@ def _moving_arm(options: CalibrateOptions, rig: Rig) -> str:
         names = ", ".join(rig.acting) or "none"
         raise DeviceError(f"{options.name}: name the arm that moves (--arm): {names}")
     return candidates[0]
+
+
+def _check_arm(options: CalibrateOptions, rig: Rig) -> None:
+    """Whether there is such an arm, and it takes what is to be measured."""
+    if options.name not in rig.arms:
+        raise UnknownNameError("arm", options.name, rig.arms)
+    arm = rig.arms[options.name]
+    if lack := not_taken(arm, options.kind):
+        why = _ZERO_OF_OTHERS.get(arm.driver, "nothing is left to do here")
+        raise DeviceError(f"{options.name}: the driver {arm.driver} takes no {lack}; {why}")
+
+
+def _reference(options: CalibrateOptions, rig: Rig) -> str:
+    """The arm to compare with."""
+    _check_arm(options, rig)
+    reference = options.reference or rig.arms[options.name].leader
+    if reference is None:
+        raise DeviceError(f"{options.name}: name the arm to compare with (--reference)")
+    if reference not in rig.arms:
+        raise UnknownNameError("arm", reference, rig.arms)
+    if reference == options.name:
+        raise DeviceError(
+            f"{options.name} cannot be compared with itself; name another arm (--reference)"
+        )
+    return reference
+
+
+def _node(options: CalibrateOptions, rig: Rig) -> str:
+    """The node that serves the input of a VR calibration."""
+    if options.name not in rig.inputs:
+        raise UnknownNameError("input", options.name, rig.inputs)
+    config = rig.inputs[options.name]
+    if not isinstance(config, calibrate_vr.POSE_INPUTS):
+        raise DeviceError(
+            f"{options.name}: the driver {config.driver} tells no pose; "
+            "name an input of openvr or webxr"
+        )
+    return next(node for node, served in nodes_of(rig.inputs).items() if options.name in served)
+
+
+_CHECKS: Mapping[Kind, Callable[[CalibrateOptions, Rig], object]] = {
+    "arm": _reference,
+    "gripper": _check_arm,
+    "vr": _node,
+}
+"""What is looked at before any device, or an emulation, starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +236,7 @@ class _Task:
 
 def _arm(task: _Task) -> Result:
     options, rig = task.options, task.rig
-    if options.name not in rig.arms:
-        raise UnknownNameError("arm", options.name, rig.arms)
-    reference = options.reference or rig.arms[options.name].leader
-    if reference is None:
-        raise DeviceError(f"{options.name}: name the arm to compare with (--reference)")
+    reference = _reference(options, rig)
     plan = calibrate_arm.ArmPlan(options.name, reference, apply=options.apply, made_by=task.made_by)
     arm, other = task.arm(options.name), task.arm(reference)
     result, fit = calibrate_arm.calibrate_arm(plan, rig, arm, other, task.clock, task.guide)
@@ -167,8 +246,6 @@ def _arm(task: _Task) -> Result:
 
 def _gripper(task: _Task) -> Result:
     name = task.options.name
-    if name not in task.rig.arms:
-        raise UnknownNameError("arm", name, task.rig.arms)
     rig = calibrate_gripper.widened(task.rig, name)
     plan = calibrate_gripper.GripperPlan(name, task.options.by_hand, task.made_by)
     arm = task.arm(name, rig)
@@ -210,12 +287,9 @@ def _hand_eye(task: _Task) -> Result:
 
 def _vr(task: _Task) -> Result:
     options, name = task.options, _moving_arm(task.options, task.rig)
-    nodes = [node for node, served in nodes_of(task.rig.inputs).items() if options.name in served]
-    if not nodes:
-        raise UnknownNameError("input", options.name, task.rig.inputs)
     plan = calibrate_vr.VrPlan(options.name, name, touch=options.touch, made_by=task.made_by)
     forward = forward_of(task.rig, name)
-    device = open_input(nodes[0], task.rig, task.clock)
+    device = open_input(_node(options, task.rig), task.rig, task.clock)
     device.connect()
     task.stack.callback(device.close)
     arm = task.arm(name)
@@ -228,11 +302,12 @@ def _vr(task: _Task) -> Result:
 
 def _latency(task: _Task) -> Result:
     options = task.options
-    plan = calibrate_latency.LatencyPlan(
-        options.name, options.joint, cameras=options.cameras, made_by=task.made_by
-    )
     cameras = {name: task.camera(name) for name in options.cameras}
     arm = task.arm(options.name)
+    joint = options.joint or calibrate_latency.usual_joint(arm.joint_names)
+    plan = calibrate_latency.LatencyPlan(
+        options.name, joint, cameras=options.cameras, made_by=task.made_by
+    )
     result, delays = calibrate_latency.calibrate_latency(
         plan, task.rig, arm, cameras, task.clock, task.guide
     )

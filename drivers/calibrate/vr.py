@@ -23,12 +23,17 @@ from teleop.clock import Clock, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
 from teleop.rig import Rig
+from teleop.rig_inputs import OpenVrInput, WebXrInput
 
+POSE_INPUTS = (OpenVrInput, WebXrInput)
+"""Kinds of inputs that tell where they are."""
 WATCH_S = 0.4
 FEWEST_READINGS = 10
 """Over ``WATCH_S``: VR devices give 50 to 100 a second."""
 STEADY_M = 0.003
 """Tracking noise of a controller at rest is below 1 mm; hands that shake are not at rest."""
+MOST_LEFT_OUT = 3
+"""Poses in a row: after as many, holding the arm elsewhere does not help."""
 TILT_SUSPICIOUS_RAD = math.radians(5)
 
 
@@ -67,7 +72,8 @@ def calibrate_vr(
 
     Raises:
         StoppedError: by the operator.
-        DeviceError: the controller is not tracked, too few poses, or no second axis of rotation.
+        DeviceError: the controller is not tracked in ``MOST_LEFT_OUT`` poses in a row, too few
+            poses, or no second axis of rotation.
     """
     how = (
         f"keep the tracked point of {plan.input} at the tool's tip in every pose"
@@ -79,6 +85,7 @@ def calibrate_vr(
     arm.set_torque(joints=False, gripper=arm.has_gripper and not plan.touch)
     tools: list[FloatArray] = []
     hands: list[FloatArray] = []
+    left_out = 0
     turn = "turned by 30 degrees and more from the ones before, about all axes"
     while len(tools) < plan.poses and guide.ready(
         f"pose {len(tools) + 1} of {plan.poses}: hold {plan.arm} still, {turn}", arm.read
@@ -87,8 +94,14 @@ def calibrate_vr(
         try:
             hands.append(_hand(plan, arm, device, clock))
         except DeviceError as error:
+            left_out += 1
+            if left_out == MOST_LEFT_OUT:
+                raise DeviceError(
+                    f"{error}; {left_out} poses in a row were left out, nothing was saved"
+                ) from None
             guide.say(f"{error}; this pose is left out")
             continue
+        left_out = 0
         tools.append(tool_pose(reading.position_rad))
     if plan.touch:
         points = [np.array(poses).reshape(-1, 4, 4)[:, :3, 3] for poses in (tools, hands)]

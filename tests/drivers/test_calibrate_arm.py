@@ -114,6 +114,53 @@ def test_poses_with_known_angles_need_no_second_arm(shop: Workshop) -> None:
     assert fit.sign == (1,) * 6
 
 
+@pytest.mark.parametrize("apply", [True, False])
+def test_an_arm_that_never_moved_is_not_calibrated(shop: Workshop, apply: bool) -> None:
+    """Whoever only presses Enter learns nothing of either arm, and nothing is taken over."""
+    shop.mount("left_follower", waist=37)
+
+    def act(number: int, text: str) -> bool:
+        for arm in ("left_follower", "left_leader"):
+            shop.place(arm, HOME)
+        return True
+
+    plan = ArmPlan("left_follower", "left_leader", apply=apply)
+    arm, leader = shop.arm("left_follower"), shop.arm("left_leader")
+    words = "left_follower: the poses were all the same; nothing was saved; .* by 9 degrees"
+    with pytest.raises(DeviceError, match=words):
+        calibrate_arm(plan, shop.rig, arm, leader, shop.clock, ScriptedGuide(act))
+    once = ScriptedGuide(lambda number, text: number < 2)
+    with pytest.raises(DeviceError, match="only one pose was compared; nothing was saved"):
+        calibrate_arm(plan, shop.rig, arm, leader, shop.clock, once)
+
+
+def test_a_joint_that_never_moved_keeps_the_offset_it_had(shop: Workshop) -> None:
+    """The others get theirs, and the report names it."""
+    shop.mount("left_follower", waist=37, wrist_rotate=400)
+    arms = {n: arm.model_dump() for n, arm in shop.rig.arms.items()}
+    arms["left_follower"]["joint_offsets_rad"] = {"wrist_rotate": 0.1}
+    rig = shop.rig.replaced(arms=arms)
+    rng = np.random.default_rng(0)
+
+    def act(number: int, text: str) -> bool:
+        pose = HOME + np.append(rng.uniform(-0.25, 0.25, 5), 0.0)
+        for arm in ("left_follower", "left_leader"):
+            shop.place(arm, pose)
+        return True
+
+    plan = ArmPlan("left_follower", "left_leader", apply=True)
+    arm, leader = shop.arm("left_follower", rig), shop.arm("left_leader")
+    result, fit = calibrate_arm(plan, rig, arm, leader, shop.clock, ScriptedGuide(act))
+    offsets = result.values_as(ArmValues).offsets_rad
+    assert offsets["waist"] == pytest.approx(-37 * RAD_PER_TICK, abs=RAD_PER_TICK)
+    assert offsets["wrist_rotate"] == 0.1
+    unapplied_rad = 400 * RAD_PER_TICK + 0.1
+    assert result.residuals["worst_rad"] == pytest.approx(unapplied_rad, abs=0.01)
+    lines = report(fit, applied=True)
+    assert lines[-1] == "offsets are in force from now on, but not of wrist_rotate"
+    assert [line for line in lines if "moved too little" in line] == [lines[-2]]
+
+
 def test_a_joint_that_was_wound_up_is_refused(shop: Workshop) -> None:
     """Its goals would be out of a servo's range; the remedy is told."""
     shop.mount("left_follower", wrist_rotate=4096)
@@ -141,7 +188,8 @@ def test_the_operator_can_stop(shop: Workshop) -> None:
     with pytest.raises(StoppedError, match="nothing was saved"):
         calibrate_arm(plan, shop.rig, arm, leader, shop.clock, never)
     assert shop.world.chains["left_follower"].servo(1).registers.torque_on
-    twice = ScriptedGuide(lambda number, text: number < 3)
+    moving = hands_that_align(shop)
+    twice = ScriptedGuide(lambda number, text: moving.act(number, text) and number < 3)
     result, _ = calibrate_arm(plan, shop.rig, arm, leader, shop.clock, twice)
     assert result.values_as(ArmValues).poses == 2
     assert not shop.world.chains["left_follower"].servo(1).registers.torque_on

@@ -27,7 +27,7 @@ from calibration.poses import (
 )
 from calibration.result_values import LatencyValues, VrValues
 from drivers.base import HandReading
-from drivers.calibrate.latency import LatencyPlan, calibrate_latency
+from drivers.calibrate.latency import LatencyPlan, calibrate_latency, usual_joint
 from drivers.calibrate.latency import report as latency_report
 from drivers.calibrate.vr import VrPlan, calibrate_vr
 from drivers.calibrate.vr import report as vr_report
@@ -150,6 +150,12 @@ def test_a_joint_without_room_and_an_unknown_one_are_refused(shop: Workshop) -> 
         calibrate_latency(plan, shop.rig, arm, {}, shop.clock, ScriptedGuide())
 
 
+def test_an_arm_without_a_waist_swings_its_first_joint() -> None:
+    """Such as a Franka; another is swung only when it is named."""
+    assert usual_joint(("joint1", "joint2")) == "joint1"
+    assert usual_joint(("rail", "waist", "shoulder")) == "waist"
+
+
 class HeldController:
     """A tracked controller fixed to the gripper, seen from a VR frame; readings at 90 Hz.
 
@@ -253,6 +259,18 @@ def test_the_vr_frame_is_found_however_the_controller_is_held(shop: Workshop) ->
     assert "tracked in 0 of 0" in left_out[2]
     assert "heads +114." in vr_report(fit)[0]
     assert len(vr_report(fit)) == 2
+
+
+def test_a_controller_that_is_never_seen_ends_the_procedure(shop: Workshop) -> None:
+    """After three poses in a row: nobody is asked for pose 3 for ever."""
+    device = HeldController(shop, vr_frame(0.0), np.eye(4))
+    guide = hands(shop, device, {1: "hidden", 2: "hidden", 4: "silent", 5: "hidden", 6: "flickers"})
+    arm, tool_pose, plan = shop.arm(ARM), follower_kinematics(), VrPlan("left_hand", ARM)
+    words = r"left_hand: tracked in .*; 3 poses in a row were left out, nothing was saved"
+    with pytest.raises(DeviceError, match=words):
+        calibrate_vr(plan, shop.rig, arm, device, tool_pose, shop.clock, guide)
+    assert len(guide.asked) == 7
+    assert len([told for told in guide.heard if "this pose is left out" in told]) == 4
 
 
 def test_a_vr_frame_that_leans_is_told(shop: Workshop) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibration.board import Board
 from calibration.result_values import CameraValues, GripperValues
 from calibration.results import folder_of, load_results
-from drivers.calibrate.guide import TerminalGuide
+from drivers.calibrate.guide import StoppedError, TerminalGuide
 from drivers.calibrate.procedure import CalibrateOptions, forward_of, run
 from drivers.emulated.camera.rendering import choose_backend
 from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
@@ -84,6 +85,16 @@ def test_only_cameras_of_the_rig_are_shown_a_board(hardware: Path) -> None:
     [
         ({"kind": "arm", "name": "left_folower"}, UnknownNameError, "did you mean left_follower"),
         ({"kind": "arm", "name": "left_leader"}, DeviceError, "name the arm to compare with"),
+        (
+            {"kind": "arm", "name": "left_leader", "reference": "left_leader"},
+            DeviceError,
+            "left_leader cannot be compared with itself",
+        ),
+        (
+            {"kind": "arm", "name": "left_leader", "reference": "left_folower"},
+            UnknownNameError,
+            "did you mean left_follower",
+        ),
         ({"kind": "gripper", "name": "waist"}, UnknownNameError, "unknown arm 'waist'"),
         ({"kind": "hand_eye", "name": "cam_high"}, DeviceError, "name the arm that moves"),
         (
@@ -107,6 +118,94 @@ def test_wrong_names_and_absent_devices_are_told_before_anything_moves(
     with pytest.raises(error, match=words):
         run(CalibrateOptions(hardware=hardware, **options), Listener())
     assert not (hardware.parent / "hardware.calibration").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "words"),
+    [
+        (
+            "interbotix_ros1",
+            {"kind": "arm", "name": "right_follower"},
+            "right_follower: .* interbotix takes no joint offsets; its zero belongs to its ROS",
+        ),
+        (
+            "franka_kinesthetic",
+            {"kind": "arm", "name": "franka", "reference": "franka"},
+            "franka: .* franka takes no joint offsets; its maker calibrates the arm",
+        ),
+        (
+            "franka_kinesthetic",
+            {"kind": "gripper", "name": "franka"},
+            "franka: .* franka takes no gripper angles; its maker calibrates",
+        ),
+        (
+            "franka_kinesthetic",
+            {"kind": "vr", "name": "pilot"},
+            "pilot: the driver franka_desk tells no pose; name an input of openvr or webxr",
+        ),
+        ("franka_spacemouse", {"kind": "vr", "name": "mouse"}, "spacemouse tells no pose"),
+    ],
+)
+def test_what_a_driver_does_not_take_or_tell_is_refused_before_anything_starts(
+    tmp_path: Path, file: str, options: dict[str, Any], words: str
+) -> None:
+    """Not even the emulation, which would lay down its folder of results, and no dialogue."""
+    hardware = tmp_path / "hardware.yaml"
+    hardware.write_text(f"extends: {ROOT / 'docs/rigs' / file}.yaml\n")
+    guide = Listener()
+    with pytest.raises(DeviceError, match=words):
+        run(CalibrateOptions(hardware=hardware, emulate=True, **options), guide)
+    assert guide.heard == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"kind": "latency", "beside": True, "touch": True, "apply": True},
+            r"calibrate latency does not use --apply \(of arm\), --beside \(of hand-eye\), "
+            r"--touch \(of vr\); leave that out",
+        ),
+        ({"kind": "latency", "picture": Path("x.png")}, r"--picture \(of camera\)"),
+        ({"kind": "camera", "arm": "left_follower"}, r"--arm \(of hand-eye and vr\)"),
+        ({"kind": "vr", "by_hand": True}, r"--by-hand \(of gripper and hand-eye\)"),
+        ({"kind": "hand_eye", "reference": "x"}, r"hand-eye does not use --reference \(of arm\)"),
+        ({"kind": "arm", "joint": "waist"}, r"--joint \(of latency\)"),
+        ({"kind": "gripper", "cameras": ("cam_high",)}, r"--cameras \(of latency\)"),
+        ({"kind": "arm", "board": Board(square_m=0.03)}, r"--square-mm \(of camera and hand-eye\)"),
+    ],
+)
+def test_an_option_that_a_kind_does_not_use_is_refused(
+    hardware: Path, options: dict[str, Any], words: str
+) -> None:
+    """Whoever gives it expects something of it."""
+    with pytest.raises(TandemError, match=words):
+        run(CalibrateOptions(name="left_follower", hardware=hardware, **options), Listener())
+
+
+@pytest.mark.parametrize(("given", "swings"), [(None, "joint1"), ("joint2", "joint2")])
+def test_the_joint_that_swings_is_the_arms_own(
+    hardware: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, swings: str
+) -> None:
+    """On an arm without a waist the first one, unless another is named."""
+
+    class Franka:
+        joint_names = ("joint1", "joint2")
+
+        def connect(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    class Refuser(Listener):
+        def ready(self, text: str, meanwhile: Callable[[], object] = lambda: None) -> bool:
+            self.heard.append(text)
+            return False
+
+    monkeypatch.setattr("drivers.calibrate.procedure.open_arm", lambda *_: Franka())
+    guide = Refuser()
+    with pytest.raises(StoppedError, match="left_follower: stopped"):
+        run(CalibrateOptions("latency", "left_follower", hardware, joint=given), guide)
+    assert f"will swing its {swings} by" in guide.heard[0]
 
 
 def test_damaged_results_stop_the_command(hardware: Path) -> None:
@@ -138,7 +237,11 @@ def test_an_arm_without_kinematics_is_refused(aloha: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "agreed"),
-    [("\n", True), ("y\n", True), ("q\n", False), ("Quit \n", False), ("", False)],
+    [
+        *[("\n", True), ("y\n", True), ("Yes \n", True)],
+        *[("q\n", False), ("Quit \n", False), ("n\n", False), ("NO\n", False)],
+        *[("", False), ("y", False)],
+    ],
 )
 def test_enter_goes_on_and_q_or_the_end_of_input_stops(typed: str, agreed: bool) -> None:
     """And the arm is looked after until the answer comes."""
@@ -155,7 +258,20 @@ def test_enter_goes_on_and_q_or_the_end_of_input_stops(typed: str, agreed: bool)
     with open(reading, encoding="utf-8") as keys:
         assert TerminalGuide(keys, out).ready("hold the arm", look) is agreed
     assert len(looked) == 3
-    assert "hold the arm" in out.getvalue()
+    assert out.getvalue() == "> hold the arm\n  [Enter: go on, q: stop] "
+
+
+@pytest.mark.parametrize(("answer", "agreed"), [("y", True), ("stop\nno", False)])
+def test_a_word_that_is_no_answer_is_asked_again(answer: str, agreed: bool) -> None:
+    """Nobody who typed ``stop`` wanted the arm to go limp."""
+    reading, writing = os.pipe()
+    os.write(writing, f"halt\n{answer}\n".encode())
+    os.close(writing)
+    out = io.StringIO()
+    with open(reading, encoding="utf-8") as keys:
+        assert TerminalGuide(keys, out).ready("hold the arm") is agreed
+    assert out.getvalue().count("hold the arm") == 1
+    assert out.getvalue().count("[Enter: go on, q: stop]") == 2 + answer.count("\n")
 
 
 def test_lines_typed_ahead_are_answers_to_what_comes() -> None:

@@ -51,7 +51,11 @@ def test_a_joint_that_did_not_move_has_no_direction() -> None:
     """One pose tells an offset, and no more."""
     fit = fit_joints(JOINTS, POSES[:1] - 0.05, POSES[:1], "arm")
     assert fit.sign == (0, 0, 0)
+    assert fit.unmoved_joints == JOINTS
     assert fit.offset_rad == pytest.approx([0.05] * 3)
+    still = POSES.copy()
+    still[:, 1] = 0.3
+    assert fit_joints(JOINTS, still, still, "arm").unmoved_joints == ("shoulder",)
 
 
 @pytest.mark.parametrize("turns", [1, -1, 2])

@@ -33,7 +33,9 @@ from calibration.rules import (
 from recorder.meta import calibration_sha256
 from teleop.errors import RigError
 from teleop.rig import Rig
+from teleop.rig_files import load_rig
 
+RIGS = Path(__file__).parents[2] / "docs/rigs"
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
 
@@ -284,3 +286,36 @@ def test_a_vr_result_turns_the_arm_that_its_input_guides(aloha: Rig) -> None:
     other = rig.replaced(inputs={"left_hand": {"driver": "webxr", "hand": "left"}})
     findings = check_calibration(other, results_of(result_of(rig, "vr", "left_hand", values)))
     assert levels(findings, "belongs to another left_hand: driver is webxr") == ["fail"]
+
+
+@pytest.mark.parametrize(
+    ("file", "arm", "kind", "words"),
+    [
+        ("interbotix_ros1", "right_follower", "arm", "takes no joint offsets; delete the file"),
+        ("franka_kinesthetic", "franka", "arm", "takes no joint offsets; delete the file"),
+        ("franka_kinesthetic", "franka", "gripper", "takes no gripper angles; delete the file"),
+    ],
+)
+def test_a_result_that_an_arms_driver_does_not_take_is_refused_in_words(
+    file: str, arm: str, kind: str, words: str
+) -> None:
+    """Commands say so and do not die of it, whether they look first or not."""
+    rig = load_rig(RIGS / f"{file}.yaml")
+    offsets = ArmValues(
+        offsets_rad={joint.name: 0.1 for joint in rig.arm_model(arm).joints}, reference="", poses=6
+    )
+    values = offsets if kind == "arm" else GripperValues(closed_rad=0.0, open_rad=1.0)
+    results = results_of(result_of(rig, kind, arm, values))
+    findings = check_calibration(rig, results)
+    assert [f.words for f in findings if f.level == "fail"] == [f"{kind}_{arm}: {arm} {words}"]
+    assert arm_overrides(rig, results) == {}
+    assert applied(rig, results) == rig
+
+
+def test_the_gripper_of_an_interbotix_arm_takes_its_angles() -> None:
+    """Its zero belongs to its node, its gripper's angles do not."""
+    rig = load_rig(RIGS / "interbotix_ros1.yaml")
+    angles = GripperValues(closed_rad=-0.6, open_rad=1.4)
+    results = results_of(result_of(rig, "gripper", "right_follower", angles))
+    assert check_calibration(rig, results) == []
+    assert applied(rig, results).arms["right_follower"].gripper_open_rad == 1.4
