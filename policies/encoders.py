@@ -29,7 +29,7 @@ UNREADABLE = (
 )
 """What reading a file of something else raises: torch's unpickler does not check much."""
 GROUP_CHANNELS = 16
-"""Channels of one GroupNorm group, as in diffusion_policy's vision encoder."""
+"""Channels of one GroupNorm group, as in diffusion_policy's vision encoder, or nearly."""
 
 
 class SpatialSoftmax(nn.Module):
@@ -61,8 +61,10 @@ class ImageEncoder(nn.Module):
         else:
             self.trunk = nn.Sequential(
                 nn.Conv2d(3, features, 8, stride=SMALL_STRIDE, padding=2),
+                _group_norm(features),
                 nn.ReLU(),
                 nn.Conv2d(features, features, 3, padding=1),
+                _group_norm(features),
                 nn.ReLU(),
                 nn.Conv2d(features, features, 3, padding=1),
             )
@@ -129,13 +131,17 @@ class FrozenBatchNorm(nn.Module):
         return x * scale[:, None, None].to(x.dtype) + shift[:, None, None].to(x.dtype)
 
 
+def _group_norm(channels: int) -> nn.GroupNorm:
+    groups = max(1, channels // GROUP_CHANNELS)
+    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+
+
 def _replace_norms(module: nn.Module, norm: NormName) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             channels = child.num_features
             frozen = norm == "frozen_batch"
-            group = nn.GroupNorm(channels // GROUP_CHANNELS, channels)
-            setattr(module, name, FrozenBatchNorm(channels) if frozen else group)
+            setattr(module, name, FrozenBatchNorm(channels) if frozen else _group_norm(channels))
         else:
             _replace_norms(child, norm)
 

@@ -6,7 +6,7 @@ Source: mixture density networks (Bishop 1994) as robomimic uses them (Mandlekar
 Deviations from robomimic:
 
 - One weight per chunk, not per action: a drawn chunk follows one mode from its first row to
-  its last. With ``chunk_rows=1`` this is robomimic's mixture.
+  its last.
 - The likelihood is tempered. A chunk of 100 rows of 14 joints has 1400 columns, which follow
   each other so closely that they carry the evidence of a few dozen. Multiplied up as if they
   were independent, they give the nearest component everything from the first step on and
@@ -21,11 +21,11 @@ Deviations from robomimic:
   heteroscedastic uncertainty estimation".)
 - While training, a part ``floor`` of the weight is spread evenly, so that a component which
   nobody needed at the first steps can still be pulled to a mode later.
-- The loss is per column, so it does not grow with the chunk.
+- The loss is divided by what it counts, columns or evidence, so it does not grow with the chunk.
 - The components share one mean and differ from it by sums of a few motions, weighed by a code
   per component: each demonstration teaches all of them, and the head stays small.
-- The scale is learned per row and column, not predicted from the observation; robomimic's
-  low-noise evaluation does not draw from it either.
+- The scale is learned per row and column, one for all components, not predicted from the
+  observation; robomimic's low-noise evaluation does not draw from it either.
 - The smallest scale is 0.01 of a normalised column instead of 1e-4: below it, the error on
   training data that was learned by heart would outweigh everything else.
 - Gaussian by default; ``shape="laplace"`` makes the error absolute, as in L1 policies.
@@ -131,8 +131,9 @@ class MixtureHead(nn.Module):
         away = (batch.actions.float()[:, None] - mixture.mean) * mask[:, None, :, None]
         error = (away.square() if self.config.shape == "gaussian" else away.abs()).flatten(2)
         scale, offset = self._precision()
-        likelihood = error.detach() @ scale.flatten()  # (B, M)
-        likelihood = -(likelihood + (mask @ offset.sum(-1))[:, None]) / columns[:, None]
+        with torch.autocast(error.device.type, enabled=False):  # 16 bits would blur the shares
+            likelihood = error.detach() @ scale.flatten()  # (B, M)
+            likelihood = -(likelihood + (mask @ offset.sum(-1))[:, None]) / columns[:, None]
         evidence = columns.clamp(max=self.config.evidence)
         floor = self.config.floor
         weight = (1 - floor) * mixture.log_weight.exp() + floor / self.config.components

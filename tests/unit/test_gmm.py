@@ -90,11 +90,15 @@ def test_far_targets_and_tiny_scales_leave_numbers() -> None:
 def test_bf16_gives_nearly_the_same_loss() -> None:
     """Densities are computed in float32 under autocast."""
     network = GmmNet(SHAPES, SMALL).eval()
+    torch.nn.init.constant_(network.head.spread, -0.4)  # a trained one: std 0.03
     batch = made_up_batch(SHAPES)
+    mixture = network.mixture(batch.inputs)
     with torch.autocast("cpu", torch.bfloat16):
         half = network.loss(batch)["loss"]
+        same = network.head.loss(mixture, batch)["surprise"]
     assert half.dtype == torch.float32
-    assert torch.allclose(half, network.loss(batch)["loss"], atol=0.05)
+    assert torch.allclose(half, network.loss(batch)["loss"], rtol=0.02)
+    assert torch.equal(same, network.head.loss(mixture, batch)["surprise"])
 
 
 @pytest.mark.parametrize("shape", ["gaussian", "laplace"])
