@@ -94,7 +94,8 @@ class Family(nn.Module):
 
     @property
     def bounded(self) -> bool:
-        """Whether actions must lie in [-1, 1], which only two of the maps make sure of."""
+        """Whether actions must lie in [-1, 1]: plans are cut off there. ``range`` keeps all of the
+        training data inside, ``quantile`` all but its outermost hundredths; others are refused."""
         return False
 
     def loss(self, batch: Batch) -> Losses:

@@ -190,6 +190,11 @@ class ObservationContract:
                     "the policy reads object poses, which only the emulated rig knows; "
                     "run it with --emulate or train one on cameras"
                 )
+            if extra.name == OBJECT_POSE and task and self.tasks and task not in self.tasks:
+                raise PolicyError(
+                    f"the policy reads the poses of the objects of {', '.join(self.tasks)}, and "
+                    f"{task} has others; train one on episodes of {task}"
+                )
         warnings = [warning for view in self.cameras for warning in _camera_warnings(view, rig)]
         if self.calibration_sha256 not in ("", calibration_sha256(calibration or {})):
             warnings.append("the rig's calibration is not that of the training episodes")

@@ -1,8 +1,8 @@
 """E7, images on a GPU: learned from one top camera, from scratch, each policy in ten minutes.
 
 Two tasks, 50 scripted demonstrations each, one camera of 320x240; joints and images only, no
-pretrained weights. Sizes are chosen for one data-centre GPU (H200 class) with frames held in
-memory as bytes and arithmetic in bf16.
+pretrained weights. Sizes are chosen for one data-centre GPU (H200 class), with frames mapped from
+the cache as bytes and arithmetic in bf16.
 
 It has not been run at full size. ``--smoke`` runs all of it on a CPU with a few steps.
 """

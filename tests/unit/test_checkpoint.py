@@ -190,6 +190,10 @@ def test_a_privileged_policy_is_refused_on_hardware() -> None:
     assert privileged.check_rig(small_rig("lockstep")) == []
     with pytest.raises(PolicyError, match="only the emulated rig knows"):
         privileged.check_rig(small_rig("hardware"))
+    cubes = replace(privileged, tasks=("transfer_cube",))
+    assert cubes.check_rig(small_rig("lockstep"), task="transfer_cube") == []
+    with pytest.raises(PolicyError, match="objects of transfer_cube, and insertion has others"):
+        cubes.check_rig(small_rig("lockstep"), task="insertion")
 
 
 def test_another_calibration_and_another_task_are_told() -> None:
