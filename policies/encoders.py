@@ -4,6 +4,7 @@ Two encoders: a small convolution stack that a CPU core can train, and ResNet-18
 whose layer names are those of torchvision, so that ImageNet weights load from a local file.
 Norms are GroupNorm, because BatchNorm's running means do not survive small batches and EMA
 (Chi et al. 2023), or BatchNorm with fixed statistics for pretrained weights (as DETR and ACT).
+The small stack has none unless asked for (``--small-norm``).
 A spatial softmax (Levine et al. 2016) reports where in the image each feature sits.
 """
 
@@ -59,12 +60,13 @@ class ImageEncoder(nn.Module):
             self.channels = 512
             self.stride = RESNET_STRIDE
         else:
+            norm = [_group_norm(features)] if config.small_norm else []
             self.trunk = nn.Sequential(
                 nn.Conv2d(3, features, 8, stride=SMALL_STRIDE, padding=2),
-                _group_norm(features),
+                *norm,
                 nn.ReLU(),
                 nn.Conv2d(features, features, 3, padding=1),
-                _group_norm(features),
+                *[_group_norm(features) for _ in norm],
                 nn.ReLU(),
                 nn.Conv2d(features, features, 3, padding=1),
             )

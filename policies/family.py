@@ -73,6 +73,9 @@ class FamilyConfig:
     """Image encoder: a small convolution stack with spatial softmax, or ResNet-18."""
     norm: NormName = "group"
     """Norms of the ResNet; ``frozen_batch`` is what pretrained weights need."""
+    small_norm: bool = False
+    """GroupNorm in the small encoder. On the demo's images it did harm: bc 18/20 with it and 20/20
+    without, act 11/20 and 16/20."""
     features: int = 32
     """Feature maps that the encoder reports the image position of, per camera."""
     share_encoder: bool = False

@@ -11,6 +11,7 @@ from torch import nn
 from policies.bc import BcConfig, BcNet
 from policies.encoders import (
     FrozenBatchNorm,
+    ImageEncoder,
     ObservationEncoder,
     SpatialSoftmax,
     load_pretrained,
@@ -56,6 +57,21 @@ def weights() -> dict[str, torch.Tensor]:
         name: torch.rand(shape, generator=generator) * 0.1 + 0.01
         for name, shape in torchvision_names().items()
     }
+
+
+@pytest.mark.parametrize("features", [8, 24, 32])
+def test_the_small_encoder_takes_group_norms(features: int) -> None:
+    """With any number of features; then the brightness of all of a picture hardly matters."""
+    torch.manual_seed(0)
+    plain, normed = (
+        ImageEncoder(FamilyConfig(features=features, small_norm=norm)) for norm in (False, True)
+    )
+    dim = torch.rand(2, 3, 32, 32)
+    changes = [
+        float(((encoder(5 * dim) - encoder(dim)).norm() / encoder(dim).norm()).detach())
+        for encoder in (plain, normed)
+    ]
+    assert changes[1] < 0.5 < changes[0]
 
 
 def test_spatial_softmax_tells_where_a_feature_is() -> None:
