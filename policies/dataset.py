@@ -30,7 +30,7 @@ from policies.file_hash import content_sha256
 from policies.frame_cache import Track, load_frames
 from policies.normalisation import MapName, Statistics
 from policies.plugin import load_plugin
-from policies.policy import CameraView, ObservationContract, TextInput
+from policies.policy import CameraView, ExtraInput, ObservationContract, TextInput
 from policies.selection import Choice, Folder, Selected, select
 from policies.text import TextEncoder, embed, load_text_encoder
 from policies.windows import Padding, Rows, WindowSet
@@ -124,8 +124,9 @@ def load(
     chosen = select([Folder.parse(str(folder)) for folder in folders], options)
     encoder = None if options.text is None else load_text_encoder(options.text)
     episodes = _read(chosen, options, track)
-    views = _shared_views([episode.header for episode in episodes])
-    _check_together([episode.header for episode in episodes], options)
+    headers = [episode.header for episode in episodes]
+    views = _shared_views(chosen.paths, headers)
+    _check_together(chosen.paths, headers, options)
     loaded, notes = load_frames(
         [episode.frames for episode in episodes], options.cache, options.verify_cache, track
     )
@@ -260,27 +261,26 @@ def _check_different(paths: Sequence[Path], hashes: Sequence[str]) -> None:
             )
 
 
-def _check_together(headers: Sequence[Header], options: DataOptions) -> None:
+def _check_together(paths: Sequence[Path], headers: Sequence[Header], options: DataOptions) -> None:
     """Refuse episodes that mean different things.
 
     Raises:
         PolicyError: names the files and what differs.
     """
     first = headers[0]
-    rates_matter = options.rate_hz is None
-    for other in headers[1:]:
-        for name in ("joint_names", "extras", *(["row_hz"] if rates_matter else [])):
-            want, got = getattr(first, name), getattr(other, name)
-            if want != got:
-                advice = (
-                    "give a --rate-hz that divides both"
-                    if name == "row_hz"
-                    else "train on episodes of one rig"
-                )
-                raise PolicyError(
-                    f"{other.name} was recorded with {name} {got}, {first.name} with {want}; "
-                    f"{advice}"
-                )
+    for path, other in zip(paths[1:], headers[1:], strict=True):
+        if other.joint_names != first.joint_names:
+            want, got = (", ".join(header.joint_names) for header in (first, other))
+            what, advice = "the joints", "train on episodes of one rig"
+        elif other.extras != first.extras:
+            want, got = (_in_words(header.extras) for header in (first, other))
+            what, advice = "the extra inputs", "train on episodes of the same objects"
+        elif other.row_hz != first.row_hz and options.rate_hz is None:
+            want, got = (f"{header.row_hz:g} per second" for header in (first, other))
+            what, advice = "rows at", "give a --rate-hz that divides both"
+        else:
+            continue
+        raise PolicyError(f"{path} has {what} {got}, {paths[0]} has {want}; {advice}")
     tasks = sorted({header.task for header in headers})
     if len(tasks) > 1 and options.text is None:
         raise PolicyError(
@@ -289,7 +289,11 @@ def _check_together(headers: Sequence[Header], options: DataOptions) -> None:
         )
 
 
-def _shared_views(headers: Sequence[Header]) -> tuple[CameraView, ...]:
+def _in_words(extras: Sequence[ExtraInput]) -> str:
+    return ", ".join(f"{extra.name} ({extra.size} numbers)" for extra in extras)
+
+
+def _shared_views(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[CameraView, ...]:
     """What the cameras of all episodes have in common.
 
     The slowest rate is kept; a setting that differs becomes unknown and is not checked later.
@@ -299,18 +303,18 @@ def _shared_views(headers: Sequence[Header]) -> tuple[CameraView, ...]:
     """
     first = headers[0]
     views = list(first.cameras)
-    for other in headers[1:]:
+    for path, other in zip(paths[1:], headers[1:], strict=True):
         names, got = ([view.name for view in h.cameras] for h in (first, other))
         if names != got:
             raise PolicyError(
-                f"{other.name} was recorded with cameras {got}, {first.name} with {names}; "
-                "choose common ones with --cameras"
+                f"{path} has the cameras {', '.join(got) or 'none'}, {paths[0]} has "
+                f"{', '.join(names) or 'none'}; choose common ones with --cameras"
             )
         for i, (view, seen) in enumerate(zip(views, other.cameras, strict=True)):
             if view.source_width * seen.source_height != seen.source_width * view.source_height:
                 raise PolicyError(
-                    f"{other.name} shows {view.name} in {seen.source_width}x{seen.source_height}, "
-                    f"{first.name} in {view.source_width}x{view.source_height} pixels: another "
+                    f"{path} shows {view.name} in {seen.source_width}x{seen.source_height}, "
+                    f"{paths[0]} in {view.source_width}x{view.source_height} pixels: another "
                     "shape of image; train on one of them"
                 )
             common = {k: v for k, v in view.settings.items() if seen.settings.get(k) == v}

@@ -55,12 +55,7 @@ def settings_of(context: NodeContext) -> DeploySettings:
     card = read_card(folder)
     task = str(options.get("task", ""))
     deploy = changed(card.deployment, options)
-    rows = min(card.contract.chunk_rows, deploy.execute_rows or card.contract.chunk_rows)
-    if deploy.replan_rows > rows:
-        raise PolicyError(
-            f"a plan is played for {rows} rows but the next comes after {deploy.replan_rows}: the "
-            f"arms would hold in between; give replan_rows {rows} or less"
-        )
+    check_replanning(deploy, card.contract.chunk_rows)
     return DeploySettings(
         folder=folder,
         card=card,
@@ -73,6 +68,20 @@ def settings_of(context: NodeContext) -> DeploySettings:
         allow_start=bool(options.get("allow_start", False)),
         loader=str(options.get("loader", "")),
     )
+
+
+def check_replanning(deploy: DeployOptions, chunk_rows: int) -> None:
+    """Refuse plans that end before the next one comes.
+
+    Raises:
+        PolicyError: says what to give.
+    """
+    rows = min(chunk_rows, deploy.execute_rows or chunk_rows)
+    if deploy.replan_rows > rows:
+        raise PolicyError(
+            f"a plan is played for {rows} rows but the next comes after {deploy.replan_rows}: the "
+            f"arms would hold in between; give replan_rows {rows} or less"
+        )
 
 
 def changed(deploy: DeployOptions, options: Mapping[str, object]) -> DeployOptions:

@@ -7,12 +7,16 @@ are float32 and normalised: states and actions by the family's choice of map (se
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from teleop.errors import PolicyError
 
 EncoderName = Literal["small", "resnet18"]
 NormName = Literal["group", "frozen_batch"]
@@ -80,6 +84,47 @@ class FamilyConfig:
     """Feature maps that the encoder reports the image position of, per camera."""
     share_encoder: bool = False
     """One image encoder for all cameras instead of one each."""
+
+
+class Limits(NamedTuple):
+    """Least and largest value of an option, both included, and the two in words."""
+
+    low: float
+    high: float
+    words: str
+
+
+COUNT = Limits(1, math.inf, "1 or more")
+AMOUNT = Limits(0, sys.float_info.max, "0 or more, and finite")
+PART = Limits(0, math.nextafter(1, 0), "0 or more and below 1")
+
+LIMITS: Mapping[str, Limits] = {
+    **dict.fromkeys(("features", "hidden", "row_hidden", "token_hidden", "width"), COUNT),
+    **dict.fromkeys(("feedforward", "latent", "heads", "layers", "components"), COUNT),
+    **dict.fromkeys(("latent_layers", "decoder_layers", "rows_per_token"), COUNT),
+    **dict.fromkeys(("train_rows", "train_steps", "inference_steps"), COUNT),
+    **dict.fromkeys(("negatives", "candidates"), COUNT),
+    **dict.fromkeys(("encoder_layers", "refine", "iterations"), AMOUNT),
+    **dict.fromkeys(("kl_weight", "clip", "evaluation_std", "first_noise", "noise_decay"), AMOUNT),
+    **dict.fromkeys(("dropout", "floor"), PART),
+    "bins": Limits(2, math.inf, "2 or more"),
+    "evidence": Limits(1, sys.float_info.max, "1 or more, and finite"),
+    "least_share": Limits(0, 1, "between 0 and 1"),
+    "min_std": Limits(sys.float_info.min, sys.float_info.max, "above 0, and finite"),
+}
+"""Of every family's numbers, by the option's name: it means the same in all of them."""
+
+
+def check_config(family: str, config: FamilyConfig) -> None:
+    """Refuse numbers that no network can be trained with.
+
+    Raises:
+        PolicyError: names the option.
+    """
+    for name, value in asdict(config).items():
+        if name in LIMITS and not LIMITS[name].low <= value <= LIMITS[name].high:
+            option = name.replace("_", "-")
+            raise PolicyError(f"{family} --{option} {value:.12g}: must be {LIMITS[name].words}")
 
 
 class Family(nn.Module):

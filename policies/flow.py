@@ -35,7 +35,6 @@ from policies.denoiser import (
 )
 from policies.encoders import ObservationEncoder
 from policies.family import Batch, Family, FamilyConfig, Inputs, Losses, Shapes, masked_mean
-from teleop.errors import PolicyError
 
 BETA_POWER = 1.5
 BETA_CUTOFF = 0.999
@@ -67,8 +66,6 @@ class FlowNet(Family):
 
     def __init__(self, shapes: Shapes, config: FlowConfig) -> None:
         super().__init__(shapes, config)
-        if config.inference_steps < 1:
-            raise PolicyError(f"inference_steps is {config.inference_steps}; give 1 or more")
         self.observe = ObservationEncoder(shapes, config)
         self.denoise = make_denoiser(shapes, config, shapes.history * self.observe.size)
 

@@ -21,7 +21,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -38,11 +37,11 @@ from tqdm import tqdm
 from policies import checkpoint
 from policies.augment import Augmenter, AugmentOptions
 from policies.dataset import TrainingData, load
-from policies.deploy_settings import changed
+from policies.deploy_settings import changed, check_replanning
 from policies.device import check_training_device
 from policies.divergence import BadBatchError
 from policies.encoders import load_pretrained
-from policies.family import Family
+from policies.family import Family, check_config
 from policies.learned import parameters_of, shapes_of
 from policies.loop import check_options, fit
 from policies.metrics import Metric, draw_curve, write_metrics
@@ -130,7 +129,8 @@ def train(
     accelerator = Accelerator(cpu=args.device == "cpu")
     check_options(args.loop, accelerator.num_processes)
     _check_augment(args.augment)
-    changed(args.deployment, {})  # checks it
+    check_config(family, args.model)
+    check_replanning(changed(args.deployment, {}), args.rows.chunk_rows)
     torch.set_num_threads(args.loop.threads)
     with accelerator.main_process_first():  # the first one fills the frame cache
         track = _bar("reading episodes", show and accelerator.is_main_process)
@@ -266,9 +266,7 @@ def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
     torch.manual_seed(args.loop.seed)
     kind = load_family(family)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Initializing zero-element")  # refused below
-            network = kind(shapes_of(data.contract), args.model)
+        network = kind(shapes_of(data.contract), args.model)
         _try(network, data, args.augment)
     except PolicyError:
         raise
@@ -287,9 +285,6 @@ def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
 
 def _try(network: Family, data: TrainingData, augment: AugmentOptions) -> None:
     """Take one sample through the network: some options fail there only."""
-    empty = [name for name, value in network.named_parameters() if not value.numel()]
-    if empty:
-        raise ValueError(f"nothing is left of {empty[0]}, a width or a number of parts is 0")
     network.eval()  # as it is deployed
     prepare = Preprocessor(data.statistics, torch.device("cpu"), Augmenter(augment))
     with torch.no_grad():

@@ -223,8 +223,10 @@ def test_a_dry_run_tells_and_writes_nothing(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"hidden": -3}, "bc with these options cannot be built: "),
-        ({"dropout": 2.0}, "bc with these options cannot be built: dropout"),
+        ({"image_size": (3, 3)}, "bc with these options cannot be built: "),
+        ({"hidden": -3}, "bc --hidden -3: must be 1 or more"),
+        ({"dropout": 2.0}, "bc --dropout 2: must be 0 or more and below 1"),
+        ({"replan_rows": 500}, "played for 5 rows but .* after 500.* give replan_rows 5 or less"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"shift_px": -1}, "shift_px is -1"),
     ],

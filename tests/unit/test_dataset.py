@@ -150,7 +150,7 @@ def test_episodes_of_other_rates_mix_at_a_common_one(tmp_path: Path) -> None:
     with h5py.File(write_episode(tmp_path, 1), "r+") as file:
         file.attrs["row_hz"] = 25.0
     assert load([tmp_path], replace(STATE_ONLY, rate_hz=25.0), seed=0).contract.row_hz == 25.0
-    with pytest.raises(PolicyError, match=r"row_hz 25\.0, .* with 50\.0; give a --rate-hz"):
+    with pytest.raises(PolicyError, match=r"rows at 25 per second, .* 50 per second; give"):
         load([tmp_path], STATE_ONLY, seed=0)
 
 
@@ -290,6 +290,33 @@ def test_nothing_left_says_what_was_found_and_which_option_admits_it(mixed: Path
     (mixed / "empty").mkdir()
     with pytest.raises(PolicyError, match="no episodes; record some"):
         load([mixed / "empty"], STATE_ONLY, seed=0)
+
+
+def test_folders_that_differ_are_told_apart_in_words(tmp_path: Path) -> None:
+    """Episodes of one name, one of them with two objects."""
+    files = []
+    for number, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        written = write_episode(tmp_path / name, number)
+        files.append(written.rename(written.with_name("episode_000000.hdf5")))
+    with h5py.File(files[1], "r+") as file:
+        stream = next(group for group in groups(file) if "object_pose" in group)
+        poses = stream["object_pose"][:]
+        del stream["object_pose"]
+        stream["object_pose"] = np.concatenate([poses, poses], 1)
+    both = [tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(PolicyError) as caught:
+        load(both, replace(STATE_ONLY, blind=False, object_pose=True), seed=0)
+    assert str(caught.value) == (
+        f"{files[1]} has the extra inputs object_pose (14 numbers), {files[0]} has object_pose "
+        "(7 numbers); train on episodes of the same objects"
+    )
+
+
+def groups(file: h5py.File) -> list[h5py.Group]:
+    found: list[h5py.Group] = []
+    file.visititems(lambda _, part: found.append(part) if isinstance(part, h5py.Group) else None)
+    return found
 
 
 def test_a_camera_that_was_not_recorded_is_named(folder: Path) -> None:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from policies.family import Batch, Inputs, Shapes
 from policies.flow import FlowConfig, FlowNet
-from teleop.errors import PolicyError
 
 SHAPES = Shapes(state=1, action=2, chunk_rows=3)
 SMALL: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2, "hidden": 32}
@@ -111,9 +110,3 @@ def test_plans_stay_inside_the_clip() -> None:
         network = FlowNet(SHAPES, FlowConfig(**SMALL, clip=clip))
         chunk = network.plan(Inputs(torch.zeros(50, 1, 1)), torch.Generator().manual_seed(0))
         assert bool((chunk.abs() <= 0.01).all()) is inside
-
-
-def test_no_steps_are_refused() -> None:
-    """In one sentence."""
-    with pytest.raises(PolicyError, match="inference_steps is 0; give 1 or more"):
-        FlowNet(SHAPES, FlowConfig(**SMALL, inference_steps=0))
