@@ -98,22 +98,22 @@ class Board:
         return np.repeat(np.repeat(framed, pixels_per_module, 0), pixels_per_module, 1)
 
     def write(self, path: Path) -> None:
-        """Write it for printing: ``.svg`` in true size, any other picture file without one.
+        """Write it for printing: ``.svg`` in true size, ``.png`` without a size.
 
         Raises:
-            DeviceError: the file cannot be written.
+            DeviceError: the file cannot be written, or is to be of another kind.
         """
+        if path.suffix not in (".svg", ".png"):
+            raise DeviceError(f"{path}: a board is written as .svg or .png; name such a file")
         image = self.picture(20)
-        done, png = cv2.imencode(".png", image)
-        if not done:
-            raise DeviceError(f"{path}: the board's picture cannot be encoded")
+        png = cv2.imencode(".png", image)[1].tobytes()
+        data = self._svg(png, image.shape).encode() if path.suffix == ".svg" else png
         try:
-            if path.suffix == ".svg":
-                path.write_text(self._svg(png.tobytes(), image.shape), encoding="utf-8")
-            elif not cv2.imwrite(str(path), image):
-                raise OSError("no such kind of picture")
-        except (OSError, cv2.error) as error:
-            raise DeviceError(f"{path}: the board cannot be written there: {error}") from error
+            path.write_bytes(data)
+        except OSError as error:
+            raise DeviceError(
+                f"{path}: the board cannot be written there: {error.strerror}; name another file"
+            ) from error
 
     def _svg(self, png: bytes, shape: tuple[int, ...]) -> str:
         margin_m = 2 * MARGIN_MODULES / MODULES_PER_SQUARE * self.square_m

@@ -182,7 +182,7 @@ class ObservationContract:
         if rig.rates.arm_hz < self.row_hz:
             raise PolicyError(
                 f"the rig's arms run at {rig.rates.arm_hz:g} Hz, the policy's actions come at "
-                f"{self.row_hz:g} Hz; raise rates.arm_hz in hardware.yaml"
+                f"{self.row_hz:g} Hz; raise rates.arm_hz in the rig file"
             )
         for extra in self.extras:
             if extra.name == OBJECT_POSE and rig.backend == "hardware":
@@ -253,7 +253,7 @@ def _camera_warnings(view: CameraView, rig: Rig) -> Iterator[str]:
         raise PolicyError(
             f"camera {view.name} gives {camera.width}x{camera.height} pixels, the policy was "
             f"trained on {view.source_width}x{view.source_height}: another shape of image; "
-            "set the recorded width and height in hardware.yaml"
+            "set the recorded width and height in the rig file"
         )
     if camera.width != view.source_width:
         yield (

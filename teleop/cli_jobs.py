@@ -30,7 +30,7 @@ def run_job(
     """Run a job that the options describe; returns the exit code.
 
     Raises:
-        TandemError: there is no such operator file, or no leader arm to play it on.
+        TandemError: there is no such operator file, or no emulated leader arm to play it on.
     """
     if operator_file is not None and not rig.leaders:
         raise TandemError(
@@ -39,6 +39,10 @@ def run_job(
         )
     if operator_file is not None and not operator_file.is_file():
         raise TandemError(f"--operator {operator_file}: no such file; correct the path")
+    if operator_file is not None and not (args.emulate or args.lockstep):
+        raise TandemError(
+            "--operator plays on an emulated leader; leave it out, or give --emulate or --lockstep"
+        )
     rig, calibration = calibrated(args, rig)
     job = job_of(args, kind, options, operator_file, first_episode)
     job = replace(job, calibration=calibration)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from teleop.errors import MissingExtraError, RigError, UnknownNameError
+from teleop.kinematic_models import kinematic_model_file
 from teleop.messages import FloatArray
 from teleop.rig_parts import Workspace
 from teleop.rotations import ToolPose, length
@@ -32,7 +32,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("mink", "ik", "Cartesian teleoperation") from error
 
-MODELS = Path(__file__).parent / "models"
 SOLVER = "daqp"
 
 ROTATION_COST_M = 0.05
@@ -288,10 +287,7 @@ def _compiled(
     model: str, tool: str, joint_names: Sequence[str]
 ) -> tuple[mujoco.MjModel, FloatArray]:
     """The model with these joints alone, and their ranges, shape (J, 2)."""
-    known = sorted(path.stem for path in MODELS.glob("*.xml"))
-    path = MODELS / f"{model}.xml" if model in known else Path(model)
-    if not path.is_file():
-        raise UnknownNameError("kinematic model", model, known)
+    path = kinematic_model_file(model)
     try:
         spec = mujoco.MjSpec.from_file(str(path))
     except ValueError as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from teleop.addresses import topics_of
+from teleop.errors import UnknownNameError
+from teleop.kinematic_models import kinematic_model_file
 from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel
 from teleop.rig_franka import FrankaArm
 from teleop.rig_input_checks import input_faults
@@ -62,6 +64,11 @@ def _model_faults(path: str, model: ArmModel) -> Iterator[str]:
         for axis, low, high in zip("xyz", box.min_m, box.max_m, strict=True):
             if high - low < NARROWEST_M:
                 yield f"{path}.workspace: {axis} from {low} to {high} m is no room to move in"
+    if model.kinematics is not None:
+        try:
+            kinematic_model_file(model.kinematics)
+        except UnknownNameError as error:
+            yield f"{path}.kinematics: {error}"
     names = [joint.name for joint in model.joints]
     yield from (f"{path}.joints: name {n!r} used twice" for n in _repeated(names))
     if isinstance(model, DynamixelArmModel):

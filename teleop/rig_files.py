@@ -28,7 +28,7 @@ def load_rig(path: Path | str) -> Rig:
         RigError: the file is absent, not YAML, or has faults; all of them are listed.
     """
     path = Path(path)
-    tree = _merged_tree(path, depth=0)
+    tree = _merged_tree(path, ())
     faults = _expand_motor_configs(tree, path.parent)
     if faults:
         raise RigError(str(path), faults)
@@ -50,12 +50,15 @@ def rig_from_tree(tree: dict[str, Any], source: str) -> Rig:
     return rig
 
 
-def _merged_tree(path: Path, depth: int) -> dict[str, Any]:
-    if depth > MAX_EXTENDS:
+def _merged_tree(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    if len(extended_by) > MAX_EXTENDS:
         raise RigError(str(path), [f"extends: over {MAX_EXTENDS} files deep; is it a circle?"])
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if extended_by:
+            seen = f"extends: no such file {path}; name one relative to this file's folder"
+            raise RigError(str(extended_by[-1]), [seen]) from None
         raise RigError(str(path), ["no such file; name one with --hardware"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RigError(str(path), [f"cannot be read: {error}"]) from None
@@ -66,7 +69,7 @@ def _merged_tree(path: Path, depth: int) -> dict[str, Any]:
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
-    return _merge(_merged_tree(path.parent / str(parent), depth + 1), tree)
+    return _merge(_merged_tree(path.parent / str(parent), (*extended_by, path)), tree)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +114,11 @@ def _readable(error: ValidationError) -> list[str]:
             faults.append(f"{path}: unknown key")
         elif item["type"] == "missing":
             faults.append(f"{path}: missing")
+        elif item["type"] == "union_tag_invalid":
+            seen, known = item["ctx"]["tag"], item["ctx"]["expected_tags"].replace("'", "")
+            faults.append(f"{path}.driver: no driver {seen!r}; known: {known}")
+        elif item["type"] == "union_tag_not_found":
+            faults.append(f"{path}.driver: missing")
         else:
             faults.append(f"{path}: {item['msg']}, got {_short(item['input'])}")
     return faults

@@ -35,10 +35,10 @@ def why_not_open(source: str | int) -> str:
     if not path.exists():
         return (
             f"no such device ({path}); check the cable and `ls -l /dev/v4l/by-path` "
-            "and correct `source` in hardware.yaml"
+            "and correct `source` in the rig file"
         )
     if not stat.S_ISCHR(path.stat().st_mode):
-        return f"{path} is not a camera device; correct `source` in hardware.yaml"
+        return f"{path} is not a camera device; correct `source` in the rig file"
     if not os.access(path, os.R_OK | os.W_OK):
         return f"no permission for {path}; add your user to the group `video` and log in again"
     return (

@@ -16,7 +16,7 @@ from pathlib import Path
 from drivers.doctor import machine, network, udev
 from drivers.doctor.calibration import calibrated, calibration_checks
 from drivers.doctor.cameras import CameraTrial, camera_checks, recording_rate, try_cameras
-from drivers.doctor.checks import Check, failed, guarded, install_udev
+from drivers.doctor.checks import Check, failed, guarded, install_udev, told
 from drivers.doctor.inputs import input_checks
 from drivers.doctor.ports import rival_checks
 from drivers.doctor.servos import servo_arm_checks
@@ -41,7 +41,7 @@ def examine(hardware: Path, emulate: bool, out: Path) -> Iterator[Check]:
         rig = load_rig(hardware)
     except RigError as error:
         for fault in error.faults:
-            yield Check("fail", "rig file", f"{error.source}: {fault}")
+            yield told("fail", "rig file", f"{error.source}: {fault}")
         return
     counts = [(len(rig.arms), "arm"), (len(rig.inputs), "input"), (len(rig.cameras), "camera")]
     parts = ", ".join(f"{count} {what}{'s'[: count != 1]}" for count, what in counts)

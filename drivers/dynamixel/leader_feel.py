@@ -11,15 +11,14 @@ A servo's velocity is a mean over some 90 ms, so no part is a damper: the gears 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-import teleop
 from calibration.joints import GripperScale, gripper_scale
 from drivers.base import ArmReading
 from teleop.errors import MissingExtraError, RigError
+from teleop.kinematic_models import kinematic_model_file
 from teleop.messages import FloatArray
 from teleop.rig import Rig
 from teleop.rig_dynamixel import DynamixelArm, DynamixelArmModel, LeaderFeel, ServoJoint
@@ -28,7 +27,6 @@ from teleop.teleop_node import joint_order
 if TYPE_CHECKING:
     import mujoco
 
-MODELS: Final = Path(teleop.__file__).parent / "models"
 LEAST_KG: Final = 0.2
 """A model whose joints carry less has no masses: the smallest arm of these weighs over 1 kg."""
 
@@ -42,7 +40,8 @@ class Weight:
 
     Raises:
         MissingExtraError: MuJoCo is not installed.
-        RigError: there is no such model, or no such joint in it, or it has no masses.
+        RigError: the model has no such joint, or no masses.
+        UnknownNameError: there is no such model.
     """
 
     def __init__(self, model: str, joint_names: Sequence[str]) -> None:
@@ -50,8 +49,7 @@ class Weight:
             import mujoco
         except ImportError as error:
             raise MissingExtraError("mujoco", "ik", "gravity compensation") from error
-        path = MODELS / f"{model}.xml"
-        path = path if path.is_file() else Path(model)
+        path = kinematic_model_file(model)
         try:
             self._model = mujoco.MjModel.from_xml_path(str(path))
         except ValueError as error:

@@ -78,6 +78,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (("train", "bc", "--data", "nowhere", "--out", "y"), ["nowhere"]),
         (("record", "--lockstep", "--operator", "README.md", "--out", "x"), ["README.md"]),
         (("teleop", "--emulate", "--operator", "nowhere.csv"), ["nowhere.csv: no such file"]),
+        (("teleop", "--operator", "README.md"), ["plays on an emulated leader", "--lockstep"]),
         (
             ("teleop", "--emulate", "--operator", "README.md", *NO_LEADER),
             ["leader arm", "has none"],

@@ -46,6 +46,8 @@ def test_the_board_is_written_for_printing_in_true_size(tmp_path: Path) -> None:
     assert len(BOARD.detect(np.asarray(back, np.uint8)).ids) == 54
     with pytest.raises(DeviceError, match="cannot be written"):
         BOARD.write(tmp_path / "absent" / "board.svg")
+    with pytest.raises(DeviceError, match=r"\.svg or \.png"):
+        BOARD.write(tmp_path / "board.pdf")
 
 
 def test_a_board_that_cannot_be_is_refused() -> None:

@@ -66,6 +66,9 @@ def test_all_faults_are_told_together_with_their_paths(tree: dict, tmp_path: Pat
         (("arm_models", "vx300s", "start_rad"), [0, 0, 0], "3 values for 6 joints"),
         (("arm_models", "vx300s", "start_rad"), [0, -3, 0, 0, 0, 0], "outside its limits"),
         (("arm_models", "vx300s", "max_velocity_rad_s"), -1, "greater than 0"),
+        (("arm_models", "vx300s", "kinematics"), "vx30s", "did you mean vx300s"),
+        (("arms", "left_follower", "driver"), "vipex", "no driver 'vipex'; known: dynamixel"),
+        (("inputs",), {"mouse": {}}, "inputs.mouse.driver: missing"),
         (("safety", "stale_command_s"), float("nan"), "finite number"),
         (("tasks", "insertion", "cameras"), ["cam_top"], "no camera 'cam_top'"),
         (("operator", "keys"), {"start": "q"}, "'q' is used for start, quit"),
@@ -192,6 +195,14 @@ def test_a_file_may_extend_another(tmp_path: Path) -> None:
     assert set(rig.cameras) == {"cam_high", "cam_left_wrist", "cam_right_wrist"}
     assert rig.tasks["transfer_cube"].cameras == ("cam_high",)
     assert set(rig.tasks) == {"transfer_cube"}
+
+
+def test_the_file_that_extends_nothing_is_named(tmp_path: Path) -> None:
+    """--hardware named a file that is there: what it extends is not."""
+    child = tmp_path / "demo.yaml"
+    child.write_text("extends: hardwear.yaml\n")
+    with pytest.raises(RigError, match=r"demo\.yaml: .*\n.*extends: no such file .*hardwear"):
+        load_rig(child)
 
 
 def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
