@@ -71,7 +71,7 @@ class Operator:
         self._pings: dict[int, int] = {}
         self._count = 0
         self._ages_ms: deque[float] = deque(maxlen=_AGES)
-        self._last_client_ms = -1.0
+        self._last_ns = -1
         self._frame: Frame | None = None
         self._frame_came = asyncio.Event()
         self._sent = self._shown = 0
@@ -124,16 +124,22 @@ class Operator:
         self.abort()
 
     def stamp(self, packet: Packet) -> int | None:
-        """The packet's instant on the rig's clock; None when it cannot be told, or is not new."""
+        """The packet's instant on the rig's clock; None when it cannot be told, or is not new.
+
+        A better ping may move the clock back by some milliseconds: what then is not later than the
+        last packet was late already, and a stream of stamps never runs backward.
+        """
         received_ns = self.heard_ns = self._clock.now_ns()
         stamp_ns = self._remote.rig_ns(packet.client_ms)
-        if stamp_ns is None or packet.client_ms <= self._last_client_ms:
+        if stamp_ns is None:
             return None
         if stamp_ns > received_ns + self._remote.error_ns:  # from the future: its clock jumped
             self._remote.restart()
             return None
-        self._last_client_ms = packet.client_ms
         stamp_ns = min(stamp_ns, received_ns)
+        if stamp_ns <= self._last_ns:
+            return None
+        self._last_ns = stamp_ns
         self._ages_ms.append((received_ns - stamp_ns) / 1e6)
         return stamp_ns
 
@@ -154,10 +160,7 @@ class Operator:
         at_ms = protocol.number_in(message, "at")
         sent_ns = self._pings.pop(number, None)
         if sent_ns is not None:
-            steps = self._remote.steps
             self._remote.add(sent_ns, at_ms, now_ns)
-            if self._remote.steps > steps:
-                self._last_client_ms = -1.0
 
     def offer(self, frame: Frame) -> None:
         """Make this the next picture to be sent."""

@@ -272,6 +272,19 @@ def test_a_clock_that_jumps_is_followed(rig: Rig) -> None:
     assert rig.count("clock_steps") == 1
 
 
+def test_stamps_never_run_backward_when_a_better_ping_moves_the_clock(rig: Rig) -> None:
+    """A page that was slow to answer at first, and is quick now: the clock goes back by 30 ms."""
+    page = rig.page(answer_takes_s=0.06)
+    page.welcome()
+    page.answer_takes_s, slow = 0.0, page.pongs
+    stamps: list[int] = []
+    while page.pongs < slow + 4:
+        page.send_hands(age_ms=50.0, right=hand())
+        stamps += [reading.stamp_ns for reading in rig.take()["right_hand"]]
+    assert len(stamps) > 20
+    assert np.diff(stamps).min() > 0
+
+
 def test_a_burst_of_old_poses_is_dropped(rig: Rig) -> None:
     """What a network held back for a second is not acted on; what is fresh is."""
     page = rig.page()

@@ -63,9 +63,11 @@ class PlainPage:
         skew_ms: float = 0.0,
         host: str = "127.0.0.1",
         hello: bool = True,
+        answer_takes_s: float = 0.0,
     ) -> None:
         self.skew_ms = skew_ms
         self.answers_pings = self.shows_pictures = True
+        self.answer_takes_s = answer_takes_s
         self.texts: list[dict[str, Any]] = []
         self.pictures: list[bytes] = []
         self.closed = threading.Event()
@@ -157,5 +159,7 @@ class PlainPage:
         text = json.loads(message.data)
         self.texts.append(text)
         if "ping" in text and self.answers_pings:
-            await self._socket.send_json({"pong": text["ping"], "at": self.now_ms()})
+            at_ms = self.now_ms()
+            await asyncio.sleep(self.answer_takes_s)
+            await self._socket.send_json({"pong": text["ping"], "at": at_ms})
             self.pongs += 1
