@@ -158,7 +158,9 @@ def load_results(folder: Path) -> Results:
                 faults.append(f"{path.name}: holds {result.stem}; give it that name")
             found[result.stem] = result
     if faults:
-        raise RigError(str(folder), [f"{fault}; calibrate again" for fault in faults])
+        raise RigError(
+            str(folder), [f"{fault}; move it away and calibrate again" for fault in faults]
+        )
     return Results(folder, found)
 
 

@@ -11,13 +11,14 @@ servo and the serial number of its USB adapter, a camera by its source and pictu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from calibration.arm_joints import faults_of
 from calibration.result_values import ArmValues, GripperValues, VrValues
 from calibration.results import Result, Results
+from teleop.errors import RigError
 
 if TYPE_CHECKING:
     from teleop.rig import Rig
@@ -131,6 +132,14 @@ def _differs(key: str, value: str, now: Identity) -> bool:
 
 
 def _value_findings(rig: Rig, result: Result) -> Iterator[Finding]:
+    if result.kind == "vr" and result.name in rig.inputs:
+        guided = result.values_as(VrValues).arm
+        arm = rig.arms.get(guided)
+        if arm is None or arm.input != result.name:
+            yield Finding("warn", f"{result.stem} is not used: it is of {guided}, not guided by it")
+        elif given := _given_by_hand(arm, "vr"):
+            yield _not_used(result, given)
+        return
     if result.name not in rig.arms or result.kind not in ("arm", "gripper"):
         return
     arm, model = rig.arms[result.name], rig.arm_model(result.name)
@@ -147,11 +156,13 @@ def _value_findings(rig: Rig, result: Result) -> Iterator[Finding]:
             yield Finding("fail", f"{result.stem}: {fault}")
     elif getattr(model, "gripper", None) is None:
         yield Finding("fail", f"{result.stem}: {result.name} has no gripper")
-    given = _given_by_hand(arm, result.kind)
-    if given:
-        yield Finding(
-            "warn", f"{result.stem} is not used: the rig file itself gives {', '.join(given)}"
-        )
+    if given := _given_by_hand(arm, result.kind):
+        yield _not_used(result, given)
+
+
+def _not_used(result: Result, given: Iterable[str]) -> Finding:
+    words = f"{result.stem} is not used: the rig file itself gives {', '.join(given)}"
+    return Finding("warn", words)
 
 
 _FIELDS = {
@@ -247,10 +258,38 @@ def arm_overrides(rig: Rig, results: Results) -> dict[str, dict[str, Any]]:
     return {name: given for name, given in open_fields.items() if given}
 
 
+def enforced(
+    rig: Rig,
+    results: Results,
+    source: str,
+    found: Mapping[str, Identity] | None = None,
+    warn: Callable[[str], None] = lambda words: None,
+) -> Rig:
+    """The rig with its results applied, if none of them forbids it to run.
+
+    Args:
+        rig: As read from its file.
+        results: Of its folder.
+        source: The rig file, for the error.
+        found: As for ``check_calibration``.
+        warn: Called with every warning.
+
+    Raises:
+        RigError: naming all results that would move an arm wrongly.
+    """
+    findings = check_calibration(rig, results, found)
+    if faults := [finding.words for finding in findings if finding.level == "fail"]:
+        raise RigError(source, faults)
+    for finding in findings:
+        if finding.level == "warn":
+            warn(finding.words)
+    return applied(rig, results)
+
+
 def applied(rig: Rig, results: Results) -> Rig:
     """The rig as its drivers are to see it: ``arm_overrides`` filled in.
 
-    Check first: a result that fails ``check_calibration`` must not be applied.
+    Check first, or call ``enforced``: a result that fails must not be applied.
     """
     fields = arm_overrides(rig, results)
     arms = {name: arm.model_dump() | fields.get(name, {}) for name, arm in rig.arms.items()}

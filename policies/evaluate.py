@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,13 @@ def run(
     cameras: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     show: bool = True,
+    calibration: Mapping[str, Any] | None = None,
 ) -> list[Score]:
     """Let subjects do a task many times, all on the same scenes.
 
     Args:
         subjects: Each ``expert``, or the folder of a trained policy.
-        rig: The rig as read from its file; the emulation of it is run.
+        rig: The rig, its calibration applied; the emulation of it is run.
         task: One that each policy was trained for.
         episodes: How many scenes, from number 0 of the seed.
         seed: Places the objects; another one than that of the training episodes.
@@ -57,6 +58,7 @@ def run(
         options: ``device``, ``allow_start``, ``loader``, and fields of ``DeployOptions`` that
             replace the checkpoint's.
         show: Draw a progress bar on standard error.
+        calibration: The rig's results, stored in every recording.
 
     Raises:
         PolicyError: no policy in a folder, one trained for another task, or a scene that
@@ -79,6 +81,7 @@ def run(
         _bar("evaluating", episodes * len(work), show) as tick,
     ):
         for (subject, sees, job), said in zip(work, warnings, strict=True):
+            job = replace(job, calibration=dict(calibration or {}))
             rollouts = runner.run(job, range(episodes), tick)
             scores.append(Score(str(subject), sees, tuple(rollouts), tuple(said)))
     return scores
@@ -94,6 +97,7 @@ def record(
     show: bool = True,
     tags: tuple[str, ...] = (),
     cameras: tuple[str, ...] | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> list[Rollout]:
     """Let the expert make demonstrations, over several processes; only those still missing.
 
@@ -121,6 +125,7 @@ def record(
     if not missing:
         return []
     job = Job("record", task, out=out, seed=seed, tags=tags, cameras=cameras)
+    job = replace(job, calibration=dict(calibration or {}))
     with SceneRunner(rig, jobs) as runner, _bar("recording", len(missing), show) as tick:
         return runner.run(job, missing, tick)
 

@@ -65,7 +65,7 @@ def rig_for(rig: Rig, job: Job) -> Rig:
     """The part of the rig that the job uses.
 
     Replay and deployment run without leaders and inputs, and move the arms that were guided by
-    hand. Cameras are those of the task; a rest has neither.
+    hand. Cameras are those of the task; a rest has all arms, and neither cameras nor inputs.
 
     Raises:
         UnknownNameError: no such task or camera.
@@ -83,6 +83,9 @@ def rig_for(rig: Rig, job: Job) -> Rig:
     if job.kind in ("replay", "deploy"):
         alone = {"role": "follower", "leader": None, "input": None}
         parts["arms"] = {n: a.model_dump() | alone for n, a in rig.acting.items()}
+        parts["inputs"] = {}
+    elif job.kind == "rest":
+        parts["arms"] = {n: a.model_dump() | {"input": None} for n, a in rig.arms.items()}
         parts["inputs"] = {}
     endpoints = rig.network.endpoints
     if endpoints:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from teleop import cli_options as flags
-from teleop.cli_jobs import perform, report_on, rig_of, run_job
+from teleop.cli_jobs import calibrated, perform, report_on, rig_of, run_job
 from teleop.errors import EpisodeError, MissingExtraError, TandemError
 
 STUDIES = {
@@ -120,8 +120,9 @@ def _record_scenes(args: argparse.Namespace) -> int:
     if not args.lockstep or args.operator or args.seconds:
         raise TandemError("--jobs is for --lockstep, without --operator and --seconds")
     evaluation = importlib.import_module("policies.evaluate")
+    rig, calibration = calibrated(rig_of(args), args.hardware, emulated=True)
     done = evaluation.record(
-        rig_of(args),
+        rig,
         args.task,
         args.episodes or 1,
         args.seed,
@@ -130,6 +131,7 @@ def _record_scenes(args: argparse.Namespace) -> int:
         show=sys.stderr.isatty(),
         tags=tuple(args.tag or ()),
         cameras=args.cameras,
+        calibration=calibration,
     )
     for rollout in done:
         report_on(rollout.result, "record")
@@ -198,7 +200,8 @@ def _run_study(args: argparse.Namespace, rest: list[str]) -> int:
 def _run_rest(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.assembly import Job
 
-    results = perform(args, rig_of(args), Job(kind="rest"), lambda result: None)
+    rig, _ = calibrated(rig_of(args), args.hardware, args.emulate or args.lockstep)
+    results = perform(args, rig, Job(kind="rest"), lambda result: None)
     if not results:
         raise TandemError("ended before the arms were at rest; arms that were held hold on")
     if results[0].commander_state != "finished":
@@ -214,9 +217,10 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
         if written is not None and not written.parent.is_dir():
             raise TandemError(f"{written}: there is no folder {written.parent}; make it first")
     evaluation = importlib.import_module("policies.evaluate")
+    rig, calibration = calibrated(rig_of(args), args.hardware, emulated=True)
     scores = evaluation.run(
         args.runs,
-        rig_of(args),
+        rig,
         args.task,
         args.episodes or 20,
         args.seed,
@@ -225,6 +229,7 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
         args.cameras or (),
         _policy_options(args),
         show=sys.stderr.isatty(),
+        calibration=calibration,
     )
     report: str = importlib.import_module("policies.comparison").report(scores)
     print(report)

@@ -43,7 +43,7 @@ def run_job(
         raise TandemError(
             "--operator plays on an emulated leader; leave it out, or give --emulate or --lockstep"
         )
-    rig, calibration = calibrated(args, rig)
+    rig, calibration = calibrated(rig, args.hardware, args.emulate or args.lockstep)
     job = job_of(args, kind, options, operator_file, first_episode)
     job = replace(job, calibration=calibration)
     return summary_of(perform(args, rig, job, lambda result: report_on(result, kind)), job)
@@ -54,6 +54,7 @@ def perform(
 ) -> list[EpisodeResult]:
     """Run a job on the runner that the options ask for."""
     from teleop import runs
+    from teleop.assembly import rig_for
     from teleop.console import Console
 
     if args.lockstep:
@@ -65,7 +66,7 @@ def perform(
         return run.results
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
-    elif any(config.driver == "webxr" for config in rig.inputs.values()):
+    elif any(config.driver == "webxr" for config in rig_for(rig, job).inputs.values()):
         page = importlib.import_module("drivers.webxr.credentials")
         code = page.obtain(rig.webxr).code
         print(f"open in the headset: {page.page_address(rig.webxr)}, pairing code {code}")
@@ -111,30 +112,22 @@ def job_of(
     )
 
 
-def calibrated(args: argparse.Namespace, rig: Rig) -> tuple[Rig, dict[str, Any]]:
+def calibrated(rig: Rig, hardware: Path, emulated: bool) -> tuple[Rig, dict[str, Any]]:
     """The rig with its calibration applied, and all results, for the episodes.
 
     Raises:
         RigError: a result does not belong to this rig, or is damaged.
     """
-    from teleop.errors import RigError
-
     files, rules = (importlib.import_module(f"calibration.{name}") for name in ("results", "rules"))
-    real = not (args.emulate or args.lockstep)
-    results = files.load_results(files.folder_of(args.hardware, "hardware" if real else "emulated"))
-    found = {}
-    if real:
-        identity_of = importlib.import_module("drivers.identity").identity_of
-        found = {name: identity_of(name, rig) for name in (*rig.arms, *rig.cameras)}
-    else:
+    if emulated:
         rig = rig.replaced(backend="emulated")
-    findings = rules.check_calibration(rig, results, found)
-    if faults := [finding.words for finding in findings if finding.level == "fail"]:
-        raise RigError(str(args.hardware), faults)
-    for finding in findings:
-        if finding.level == "warn":
-            print(f"warning: {finding.words}", file=sys.stderr)
-    return rules.applied(rig, results), results.snapshot()
+    results = files.load_results(files.folder_of(hardware, rig.backend))
+    found = importlib.import_module("drivers.identity").identities_found(rig)
+
+    def warn(words: str) -> None:
+        print(f"warning: {words}", file=sys.stderr)
+
+    return rules.enforced(rig, results, str(hardware), found, warn), results.snapshot()
 
 
 def rig_of(args: argparse.Namespace) -> Rig:

@@ -16,7 +16,7 @@ from calibration.board import Board
 from calibration.poses import pose, rotation_from_quaternion
 from calibration.result_values import Kind
 from calibration.results import Result, Results, folder_of, load_results, write_result
-from calibration.rules import applied, check_calibration, not_taken
+from calibration.rules import check_calibration, enforced, not_taken
 from drivers.base import Arm, CameraDevice
 from drivers.calibrate import arm as calibrate_arm
 from drivers.calibrate import camera as calibrate_camera
@@ -25,6 +25,7 @@ from drivers.calibrate import hand_eye as calibrate_hand_eye
 from drivers.calibrate import latency as calibrate_latency
 from drivers.calibrate import vr as calibrate_vr
 from drivers.calibrate.guide import Guide
+from drivers.identity import identities_found
 from drivers.registry import open_arm, open_camera, open_input
 from teleop.clock import Clock, MonotonicClock
 from teleop.errors import DeviceError, RigError, TandemError, UnknownNameError
@@ -107,7 +108,7 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
                 guide.say("note: nobody at the emulated rig puts limp arms anywhere")
         folder = folder_of(options.hardware, rig.backend)
         results = load_results(folder)
-        rig = applied(rig, results)
+        rig = _in_force(options, rig, results)
         task = _Task(options, rig, results, guide, MonotonicClock(), stack)
         result = _PROCEDURES[options.kind](task)
     path = write_result(result, folder)
@@ -117,6 +118,21 @@ def run(options: CalibrateOptions, guide: Guide) -> Path:
         if result.stem in finding.words:
             guide.say(f"{finding.level}: {finding.words}")
     return path
+
+
+def _in_force(options: CalibrateOptions, rig: Rig, results: Results) -> Rig:
+    """The rig with its results, as every job sees it.
+
+    The one that is about to be measured again may be of another device; it is left out then.
+    """
+    stem = f"{options.kind}_{options.name}"
+    found = identities_found(rig)
+    own = {name: result for name, result in results.by_stem.items() if name == stem}
+    findings = check_calibration(rig, Results(results.folder, own), found)
+    if any(finding.level == "fail" for finding in findings):
+        others = {name: r for name, r in results.by_stem.items() if name != stem}
+        results = Results(results.folder, others)
+    return enforced(rig, results, str(options.hardware), found)
 
 
 def _refuse_surplus(options: CalibrateOptions) -> None:
