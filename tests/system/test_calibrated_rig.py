@@ -1,5 +1,6 @@
 """What calibration results do to a run: applied, stored with every episode, or a refusal."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from teleop.rig_files import load_rig
 
 ARM = "left_follower"
 CLOSED_RAD, OPEN_RAD = -0.7, 1.45
+FREE = ("--task", "free", "--seconds", "0.5")
+JOBS = ("--task", "transfer_cube", "--jobs", "1")
 RIGS = Path(__file__).parents[2] / "docs" / "rigs"
 
 
@@ -28,14 +31,25 @@ def rig_file(tmp_path: Path) -> Path:
     return path
 
 
-def record(rig_file: Path) -> int:
-    words = ["record", "--lockstep", "--hardware", str(rig_file), "--task", "free"]
-    return main([*words, "--seconds", "0.5", "--out", str(rig_file.parent / "data")])
+@pytest.fixture
+def foreign(rig_file: Path) -> Path:
+    """The same rig, with the result of another arm."""
+    file = folder_of(rig_file, "emulated") / f"gripper_{ARM}.yaml"
+    file.write_text(file.read_text().replace("XM430-W350", "XL430-W250"))
+    return rig_file
 
 
-def test_results_are_applied_and_stored_with_every_episode(rig_file: Path) -> None:
+def record(rig_file: Path, *options: str) -> int:
+    words = ["record", "--lockstep", "--hardware", str(rig_file), "--out"]
+    return main([*words, str(rig_file.parent / "data"), *(options or FREE)])
+
+
+@pytest.mark.parametrize("options", [FREE, JOBS])
+def test_results_are_applied_and_stored_with_every_episode(
+    rig_file: Path, options: tuple[str, ...]
+) -> None:
     """The drivers use the measured angles; the episode tells by which calibration it was made."""
-    assert record(rig_file) == 0
+    record(rig_file, *options)
     with Episode(rig_file.parent / "data" / "episode_000000.hdf5") as episode:
         arm = episode.rig.arms[ARM].model_dump()
         assert (arm["gripper_closed_rad"], arm["gripper_open_rad"]) == (CLOSED_RAD, OPEN_RAD)
@@ -44,14 +58,36 @@ def test_results_are_applied_and_stored_with_every_episode(rig_file: Path) -> No
         assert episode.calibration[f"gripper_{ARM}"]["made_by"] == "somebody"
 
 
-def test_a_result_of_other_servos_refuses_the_run(
-    rig_file: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("record", "--lockstep", "--out", "data"),
+        ("record", "--lockstep", "--out", "data", "--jobs", "1"),
+        ("evaluate", "expert", "--episodes", "1"),
+        ("rest", "--lockstep"),
+        ("calibrate", "gripper", "right_follower", "--emulate"),
+    ],
+)
+def test_a_result_of_other_servos_refuses_every_command(
+    foreign: Path,
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One sentence names the result, the servo, and what to do; nothing is recorded."""
-    file = folder_of(rig_file, "emulated") / f"gripper_{ARM}.yaml"
-    file.write_text(file.read_text().replace("XM430-W350", "XL430-W250"))
-    assert record(rig_file) == 1
+    """One sentence names the result, the servo, and what to do; nothing moves or is recorded."""
+    monkeypatch.chdir(foreign.parent)
+    assert main([*command, "--hardware", str(foreign)]) == 1
     said = capsys.readouterr().err
     assert f"gripper_{ARM} belongs to another {ARM}" in said
     assert "XL430-W250; calibrate it again" in said
-    assert not (rig_file.parent / "data").exists()
+    assert not (foreign.parent / "data").exists()
+
+
+def test_what_is_measured_again_may_be_of_other_servos(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is how one mends it."""
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        main(["calibrate", "gripper", ARM, "--emulate", "--hardware", str(foreign)])
+    assert f"{ARM}: stopped" in capsys.readouterr().err, "it came as far as the first question"

@@ -283,6 +283,13 @@ def test_a_vr_result_turns_the_arm_that_its_input_guides(aloha: Rig) -> None:
         arms=arms | {"left_follower": arms["left_follower"] | {"operator_yaw_rad": 0.0}}
     )
     assert not arm_overrides(given, results_of(result_of(given, "vr", "left_hand", values)))
+    said = check_calibration(given, results_of(result_of(given, "vr", "left_hand", values)))
+    assert levels(said, "vr_left_hand is not used: the rig file itself gives operator_yaw") == [
+        "warn"
+    ]
+    away = VrValues.model_validate(values.model_dump() | {"arm": "right_follower"})
+    said = check_calibration(rig, results_of(result_of(rig, "vr", "left_hand", away)))
+    assert levels(said, "is not used: it is of right_follower, not guided by it") == ["warn"]
     other = rig.replaced(inputs={"left_hand": {"driver": "webxr", "hand": "left"}})
     findings = check_calibration(other, results_of(result_of(rig, "vr", "left_hand", values)))
     assert levels(findings, "belongs to another left_hand: driver is webxr") == ["fail"]
