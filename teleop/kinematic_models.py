@@ -13,8 +13,7 @@ def kinematic_model_file(name: str) -> Path:
     """The MJCF file of a model.
 
     Args:
-        name: A model of ``teleop/models``, or the path of an MJCF file; relative paths begin in
-            the working folder.
+        name: A model of ``teleop/models``, or the path of an MJCF file.
 
     Raises:
         UnknownNameError: neither exists.

@@ -24,7 +24,9 @@ from teleop.rig_parts import ApproachSpeed, Model, Name, Positive
 
 def _driver_of(part: Any) -> Any:
     """What tells kinds of arms apart; Dynamixel arms may leave it out."""
-    return part.get("driver", "dynamixel") if isinstance(part, dict) else part.driver
+    if isinstance(part, dict):
+        return part.get("driver", "dynamixel")
+    return getattr(part, "driver", None)
 
 
 ArmModel = Annotated[

@@ -55,8 +55,8 @@ class ArmModelBase(Model):
     start_rad: Vector
     sleep_rad: Vector
     kinematics: str | None = None
-    """A model of ``teleop/models`` by name, or the path of an MJCF file; needed to be guided in
-    Cartesian space."""
+    """A model of ``teleop/models`` by name, or the path of an MJCF file (``.xml``, relative to the
+    rig file); needed to be guided in Cartesian space."""
     tool: str = "tcp"
     """The site of that model which is guided."""
     workspace: Workspace | None = None

@@ -205,6 +205,58 @@ def test_the_file_that_extends_nothing_is_named(tmp_path: Path) -> None:
         load_rig(child)
 
 
+def test_a_null_that_removes_nothing_is_told(tmp_path: Path) -> None:
+    """A slip of the pen must not leave in what was to go."""
+    child = tmp_path / "demo.yaml"
+    child.write_text(
+        f"extends: {ROOT / 'hardware.yaml'}\nsafty: null\n"
+        "cameras: {cam_hihg: null}\narms: {left: null, right: 5}\n"
+    )
+    with pytest.raises(RigError) as caught:
+        load_rig(child)
+    for words in (
+        "safty: unknown key",
+        "cameras.cam_hihg: null, and `extends` gives nothing of that name",
+        "arms.left: null",
+        "arms.right: expected a mapping, got 5",
+    ):
+        assert words in str(caught.value)
+
+
+def test_a_key_that_is_given_twice_is_told(tmp_path: Path) -> None:
+    """YAML readers take the last one: an arm would vanish without a word."""
+    path = tmp_path / "rig.yaml"
+    path.write_text("name: a\narms: {left: {port: /dev/a}}\nname: b\narms: {}\n")
+    with pytest.raises(RigError, match=r"arms: given twice, in lines 2 and 4"):
+        load_rig(path)
+
+
+def test_emulation_is_not_for_the_file(tmp_path: Path) -> None:
+    """A real rig would start, and say in its episodes that it is none."""
+    path = tmp_path / "rig.yaml"
+    path.write_text(f"extends: {ROOT / 'hardware.yaml'}\nbackend: emulated\n")
+    with pytest.raises(RigError, match="backend: not for the file; it is set by --emulate"):
+        load_rig(path)
+
+
+def test_files_are_named_relative_to_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is extended from another folder, and wherever the command is called."""
+    (tmp_path / "arm.xml").write_text((ROOT / "teleop/models/vx300s.xml").read_text())
+    (tmp_path / "parent.yaml").write_text(
+        f"extends: {ROOT / 'hardware.yaml'}\narm_models: {{vx300s: {{kinematics: arm.xml}}}}\n"
+        "webxr: {certificate: page.pem, key: ~/page.key}\n"
+    )
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "child.yaml").write_text("extends: ../parent.yaml\n")
+    monkeypatch.chdir(tmp_path / "sub")
+    rig = load_rig("child.yaml")
+    assert Path(rig.arm_models["vx300s"].kinematics or "") == (tmp_path / "arm.xml").resolve()
+    assert rig.webxr.certificate == (tmp_path / "page.pem").resolve()
+    assert rig.webxr.key == Path.home() / "page.key"
+
+
 def test_files_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     """A circle ends in words, not in a stack overflow."""
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
