@@ -66,15 +66,28 @@ def perform(
         return run.results
     if args.emulate:
         print("EMULATED RIG: no hardware is used", file=sys.stderr)
-    elif any(config.driver == "webxr" for config in rig_for(rig, job).inputs.values()):
-        page = importlib.import_module("drivers.webxr.credentials")
-        code = page.obtain(rig.webxr).code
-        print(f"open in the headset: {page.page_address(rig.webxr)}, pairing code {code}")
+    used = rig_for(rig, job)
+    if any(config.driver == "webxr" for config in used.inputs.values()):
+        _tell_headset(used, args.emulate)
     with Console(rig.operator) as console:
         results = runs.run_processes(rig, job, console, args.emulate, tell_latencies)
     for result in results:
         report(result)
     return results
+
+
+def _tell_headset(rig: Rig, emulate: bool) -> None:
+    """What the operator of a headset needs to know before the run."""
+    if not emulate:
+        page = importlib.import_module("drivers.webxr.credentials")
+        code = page.obtain(rig.webxr).code
+        print(f"open in the headset: {page.page_address(rig.webxr)}, pairing code {code}")
+    if rig.webxr.view is not None and rig.webxr.view not in rig.cameras:
+        print(
+            f"warning: no picture in the headset: webxr.view is {rig.webxr.view}, which this job "
+            "does not run; add it to the task's cameras or to --cameras",
+            file=sys.stderr,
+        )
 
 
 def tell_latencies(session: SessionNode) -> None:

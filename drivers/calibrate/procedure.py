@@ -81,6 +81,7 @@ _USED_BY: Mapping[str, tuple[str, tuple[Kind, ...]]] = {
     "picture": ("--picture", ("camera",)),
 }
 """Flags of an option, and the kinds that use it."""
+PICTURES = (".png", ".jpg")
 _ZERO_OF_OTHERS = {
     "franka": "its maker calibrates the arm and its hand, nothing is left to do here",
     "interbotix": "its zero belongs to its ROS node, set it there",
@@ -214,9 +215,21 @@ def _node(options: CalibrateOptions, rig: Rig) -> str:
     return next(node for node, served in nodes_of(rig.inputs).items() if options.name in served)
 
 
+def _check_camera(options: CalibrateOptions, rig: Rig) -> None:
+    """Whether there is such a camera, and its picture can be drawn afterwards."""
+    if options.name not in rig.cameras:
+        raise UnknownNameError("camera", options.name, rig.cameras)
+    picture = options.picture
+    if picture is not None and (picture.suffix not in PICTURES or not picture.parent.is_dir()):
+        raise DeviceError(
+            f"--picture {picture}: give a file of {' or '.join(PICTURES)} in a folder that exists"
+        )
+
+
 _CHECKS: Mapping[Kind, Callable[[CalibrateOptions, Rig], object]] = {
     "arm": _reference,
     "gripper": _check_arm,
+    "camera": _check_camera,
     "vr": _node,
 }
 """What is looked at before any device, or an emulation, starts."""

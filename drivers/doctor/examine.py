@@ -85,6 +85,7 @@ def part_checks(
     rig = calibrated(rig, hardware)
     for name in sorted(rig.arms):
         yield from guarded(name, partial(arm_checks, name, rig, clock, emulator))
+        yield from guarded(f"{name} kinematics", partial(kinematics_checks, name, rig))
     yield from input_checks(rig, clock)
     trials: list[CameraTrial] = []
     yield from guarded("cameras", partial(all_camera_checks, rig, clock, trials))
@@ -96,6 +97,17 @@ def all_camera_checks(rig: Rig, clock: Clock, trials: list[CameraTrial]) -> Iter
     trials += try_cameras(rig, clock)
     for trial in trials:
         yield from camera_checks(trial, rig.recording.min_rate_fraction)
+
+
+def kinematics_checks(name: str, rig: Rig) -> Iterator[Check]:
+    """Whether an arm that an input guides has a model with its joints and its tool."""
+    if rig.arms[name].input is None:
+        return
+    from teleop.kinematics import ArmKinematics
+
+    model = rig.arm_model(name)
+    ArmKinematics.of(model)
+    yield Check("ok", f"{name} kinematics", f"{model.kinematics}, guided at its {model.tool}")
 
 
 def arm_checks(

@@ -90,6 +90,8 @@ def shown(files: Mapping[str, str]) -> str:
 def install(files: Mapping[str, str], root: Path = Path("/")) -> list[str]:
     """Write the files; names that somebody has edited are left alone.
 
+    Another file that differs is kept beside ours as ``*.rules.old``, which udev does not read.
+
     Args:
         files: From ``rule_files``.
         root: Put before every name.
@@ -107,7 +109,8 @@ def install(files: Mapping[str, str], root: Path = Path("/")) -> list[str]:
             done.append(f"{path} is there already, and stays as it is")
             continue
         try:
-            if path.exists() and path.read_text() == text:
+            kept = _put_aside(path, text) if path.exists() else ""
+            if kept is None:
                 done.append(f"{path} is up to date")
                 continue
             path.write_text(text)
@@ -119,8 +122,17 @@ def install(files: Mapping[str, str], root: Path = Path("/")) -> list[str]:
             raise DeviceError(
                 f"udev: {path} cannot be written ({error.strerror}); does this machine use udev?"
             ) from None
-        done.append(f"{path} written")
+        done.append(f"{path} written{kept}")
     return done
+
+
+def _put_aside(path: Path, text: str) -> str | None:
+    """Keep a file that somebody has edited; says where, or None if it is as wanted."""
+    if path.read_text() == text:
+        return None
+    old = path.with_name(f"{path.name}.old")
+    path.replace(old)
+    return f", what it was is in {old.name}"
 
 
 def reload_rules() -> list[str]:

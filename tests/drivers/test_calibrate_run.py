@@ -109,6 +109,11 @@ def test_only_cameras_of_the_rig_are_shown_a_board(hardware: Path) -> None:
         ),
         ({"kind": "camera", "name": "cam_hig"}, UnknownNameError, "did you mean cam_high"),
         ({"kind": "gripper", "name": "left_leader"}, DeviceError, "does not exist"),
+        (
+            {"kind": "camera", "name": "cam_high", "picture": Path("nowhere/coverage.png")},
+            DeviceError,
+            r"--picture nowhere.* in a folder that exists",
+        ),
     ],
 )
 def test_wrong_names_and_absent_devices_are_told_before_anything_moves(

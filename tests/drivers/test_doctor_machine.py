@@ -263,6 +263,10 @@ def test_rules_are_installed_once_and_edited_names_stay(aloha: Rig, tmp_path: Pa
     assert done.count("up to date") == 2
     assert "stays as it is" in done
     assert names.read_text() == "mine"
+    mice = next(tmp_path.rglob("70-tandem-spacemouse.rules"))
+    mice.write_text("with a line of mine")
+    assert "70-tandem-spacemouse.rules.old" in "\n".join(udev.install(files, tmp_path))
+    assert mice.with_name(f"{mice.name}.old").read_text() == "with a line of mine"
 
 
 def test_a_user_who_may_not_write_rules_is_told_the_command(

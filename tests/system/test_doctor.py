@@ -24,7 +24,7 @@ from drivers.doctor import cameras as doctor_cameras
 from drivers.doctor import examine as doctor
 from drivers.doctor import ports as doctor_ports
 from drivers.doctor import servos as doctor_servos
-from drivers.doctor.checks import Check
+from drivers.doctor.checks import Check, guarded
 from drivers.dynamixel import port as dynamixel_port
 from drivers.dynamixel import table
 from drivers.dynamixel.port import QuietPort
@@ -187,6 +187,23 @@ def test_every_kind_of_emulated_rig_is_in_order(tmp_path: Path, name: str, told:
     assert done.returncode == 0, done.stderr
     for words in (told, "puck: puck"):
         assert any(line.startswith(f"ok    {words}") for line in lines), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({}, "ok    left_follower kinematics: vx300s, guided at its tcp"),
+        ({"tool": "tpc"}, "fail  left_follower kinematics: unknown site of model vx300s 'tpc'"),
+        ({"kinematics": "fr3"}, "fail  left_follower kinematics: unknown joint of model fr3"),
+    ],
+)
+def test_a_model_that_cannot_be_guided_is_told(part: dict[str, str], words: str) -> None:
+    """Else teleoperation ends after all its devices have started."""
+    rig = load_rig(ROOT / "docs" / "rigs" / "viperx_spacemouse.yaml")
+    models = {name: model.model_dump() | part for name, model in rig.arm_models.items()}
+    look = partial(doctor.kinematics_checks, "left_follower", rig.replaced(arm_models=models))
+    [check] = guarded("left_follower kinematics", look)
+    assert str(check).startswith(words)
 
 
 def test_a_half_connected_rig_is_told_part_by_part(
