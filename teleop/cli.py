@@ -9,8 +9,9 @@ import importlib
 import importlib.util
 import json
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("h5py").setLevel(logging.WARNING)  # else it tells each type it can convert
     try:
-        _check_packages()
-        code: int = args.run(args, rest)
+        with _ends_as_by_ctrl_c():
+            _check_packages()
+            code: int = args.run(args, rest)
     except TandemError as error:
         if args.debug:
             raise
@@ -76,6 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # before a run has taken Ctrl-C over
     return code
+
+
+@contextlib.contextmanager
+def _ends_as_by_ctrl_c() -> Iterator[None]:
+    """A closed terminal or a kill lets go of the devices in order, as Ctrl-C does."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {s: signal.signal(s, signal.default_int_handler) for s in signals}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

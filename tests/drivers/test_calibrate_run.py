@@ -4,6 +4,9 @@ import io
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +214,30 @@ def test_the_joint_that_swings_is_the_arms_own(
     with pytest.raises(StoppedError, match="left_follower: stopped"):
         run(CalibrateOptions("latency", "left_follower", hardware, joint=given), guide)
     assert f"will swing its {swings} by" in guide.heard[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_kill_or_a_closed_terminal_leaves_nothing_behind(
+    hardware: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As Ctrl-C does: the devices are let go in order, and the emulation ends with the command."""
+    command = [sys.executable, "-m", "teleop.cli", "calibrate", "latency", "left_follower"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [*command, "--emulate", "--hardware", str(hardware)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(scratch)},
+    ) as process:
+        assert process.stdout is not None
+        assert "will swing its waist" in process.stdout.readline()
+        assert list(scratch.iterdir()) != []
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert list(scratch.iterdir()) == []
 
 
 def test_damaged_results_stop_the_command(hardware: Path) -> None:
