@@ -17,7 +17,7 @@ from policies.card import Card, read_card
 from policies.comparison import Score
 from policies.deployment import DeployOptions
 from policies.policy import OBJECT_POSE
-from policies.rollouts import Rollout, SceneRunner
+from policies.rollouts import Rollout, SceneRunner, check_free
 from policies.video import Taken, write_takes
 from recorder.episode import Episode
 from recorder.recording import episode_path
@@ -43,8 +43,10 @@ def run(
     options: Mapping[str, Any] | None = None,
     show: bool = True,
     calibration: Mapping[str, Any] | None = None,
-) -> list[Score]:
-    """Let subjects do a task many times, all on the same scenes.
+) -> Iterator[Score]:
+    """Let subjects do a task many times, all on the same scenes; yields each one's score.
+
+    What must fail does so before the first scene.
 
     Args:
         subjects: Each ``expert``, or the folder of a trained policy.
@@ -61,21 +63,26 @@ def run(
         calibration: The rig's results, stored in every recording.
 
     Raises:
-        PolicyError: no policy in a folder, one trained for another task, or a scene that
-            could not be run.
+        PolicyError: no policy in a folder, one trained for another task, an episode in the
+            way, or a scene that could not be run.
         UnknownNameError: no such option.
     """
-    for name in options or {}:
+    options = options or {}
+    for name in options:
         if name not in OPTIONS:
             raise UnknownNameError("deployment option", name, OPTIONS)
     folders = _folders(subjects, out)
     cards = [None if str(s) == EXPERT else read_card(Path(s)) for s in subjects]
     work = [
-        (subject, *_job_of(subject, card, task, seed, folder, cameras, options or {}))
+        (subject, *_job_of(subject, card, task, seed, folder, cameras, options))
         for subject, card, folder in zip(subjects, cards, folders, strict=True)
     ]
     warnings = [[] if card is None else differences(card, rig, task, True) for card in cards]
-    scores = []
+    for subject, card, folder in zip(subjects, cards, folders, strict=True):
+        if folder is not None:
+            check_free(folder, range(episodes))
+        if card is not None and "loader" not in options:
+            _try_weights(Path(subject), card)
     with (
         SceneRunner(rig, jobs) as runner,
         _bar("evaluating", episodes * len(work), show) as tick,
@@ -83,8 +90,14 @@ def run(
         for (subject, sees, job), said in zip(work, warnings, strict=True):
             job = replace(job, calibration=dict(calibration or {}))
             rollouts = runner.run(job, range(episodes), tick)
-            scores.append(Score(str(subject), sees, tuple(rollouts), tuple(said)))
-    return scores
+            yield Score(str(subject), sees, tuple(rollouts), tuple(said))
+
+
+def _try_weights(folder: Path, card: Card) -> None:
+    # Not at the top: scripted scenes do without torch.
+    from policies.checkpoint import load_network
+
+    load_network(folder, card)
 
 
 def record(

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Self
 
@@ -77,7 +77,7 @@ class SceneRunner:
             PolicyError: a scene could not be run, would overwrite an episode, or a process died.
         """
         if job.out is not None:
-            _check_free(job.out, scenes)
+            check_free(job.out, scenes)
         try:
             with _threads_of_children():
                 waiting = [self._pool.submit(run_scene, self._rig, job, scene) for scene in scenes]
@@ -91,8 +91,13 @@ class SceneRunner:
             ) from error
 
     def close(self) -> None:
-        """Let go of scenes that have not begun."""
-        self._pool.shutdown(cancel_futures=True)
+        """Let go of scenes that have not begun; a second Ctrl-C ends those that run, too."""
+        try:
+            self._pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            for process in active_children():
+                process.terminate()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +128,12 @@ def run_scene(rig: Rig, job: Job, scene: int) -> Rollout:
         raise PolicyError(f"scene {scene}: {error}") from None
 
 
-def _check_free(out: Path, scenes: Sequence[int]) -> None:
+def check_free(out: Path, scenes: Sequence[int]) -> None:
+    """Make the folder; no scene's episode may be there already.
+
+    Raises:
+        PolicyError: naming the first that is.
+    """
     out.mkdir(parents=True, exist_ok=True)
     taken = [scene for scene in scenes if episode_path(out, scene).exists()]
     if taken:

@@ -171,8 +171,7 @@ def _run_replay(args: argparse.Namespace, rest: list[str]) -> int:
 def _run_deploy(args: argparse.Namespace, rest: list[str]) -> int:
     if args.remote_policy and args.lockstep:
         raise TandemError("--remote-policy needs real time: another machine plans; drop --lockstep")
-    card = importlib.import_module("policies.card").read_card(args.policy)
-    args.task = args.task or card.contract.tasks[0]
+    card = _card_of(args)
     evaluation = importlib.import_module("policies.evaluate")
     rig = rig_of(args)
     for text in evaluation.differences(card, rig, args.task, args.emulate or args.lockstep):
@@ -187,12 +186,24 @@ def _run_policy(args: argparse.Namespace, rest: list[str]) -> int:
     from teleop.remote_policy import run_policy
 
     options = {"checkpoint": str(args.policy.resolve()), **_policy_options(args)}
-    card = importlib.import_module("policies.card").read_card(args.policy)
-    task = args.task or card.contract.tasks[0]
-    job = Job("deploy", task, options=options, cameras=args.cameras)
+    _card_of(args)
+    job = Job("deploy", args.task, options=options, cameras=args.cameras)
     health = run_policy(rig_of(args), job, args.emulate, print)
     print(importlib.import_module("policies.latency").table(health.values))
     return 0
+
+
+def _card_of(args: argparse.Namespace) -> Any:
+    """The policy's card; the task and the cameras are what it needs, beside what was asked for."""
+    card = importlib.import_module("policies.card").read_card(args.policy)
+    tasks = card.contract.tasks
+    if args.task is None and len(tasks) > 1:
+        raise TandemError(f"{args.policy} knows {' and '.join(tasks)}; choose one with --task")
+    args.task = args.task or tasks[0]
+    if args.cameras is not None:
+        needed = {view.name for view in card.contract.cameras}
+        args.cameras = tuple(sorted(needed.union(args.cameras)))
+    return card
 
 
 def _policy_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -230,30 +241,42 @@ def _run_evaluate(args: argparse.Namespace, rest: list[str]) -> int:
     for written in (args.table, args.video):
         if written is not None and not written.parent.is_dir():
             raise TandemError(f"{written}: there is no folder {written.parent}; make it first")
+    codecs = importlib.import_module("policies.video").CODECS
+    if args.video is not None and args.video.suffix not in codecs:
+        raise TandemError(f"--video {args.video}: name a file of {' or '.join(codecs)}")
     evaluation = importlib.import_module("policies.evaluate")
     rig, calibration = calibrated(rig_of(args), args.hardware, emulated=True)
-    scores = evaluation.run(
-        args.runs,
-        rig,
-        args.task,
-        args.episodes or 20,
-        args.seed,
-        args.jobs,
-        args.out.resolve() if args.out else None,
-        args.cameras or (),
-        _policy_options(args),
-        show=sys.stderr.isatty(),
-        calibration=calibration,
-    )
-    report: str = importlib.import_module("policies.comparison").report(scores)
-    print(report)
-    if args.table is not None:
-        args.table.write_text(report + "\n")
+    scores: list[Any] = []
+    try:
+        for score in evaluation.run(
+            args.runs,
+            rig,
+            args.task,
+            args.episodes or 20,
+            args.seed,
+            args.jobs,
+            args.out.resolve() if args.out else None,
+            args.cameras or (),
+            _policy_options(args),
+            show=sys.stderr.isatty(),
+            calibration=calibration,
+        ):
+            scores.append(score)
+    finally:  # what is known is told, whatever became of the others
+        if scores:
+            _tell_scores(scores, args.table)
     if args.video is not None:
         shown = next((s for s in scores if s.subject != evaluation.EXPERT), scores[0])
         evaluation.write_video_of(shown, args.cameras[-1], args.video)
         print(f"video of {shown.subject}: {args.video}")
     return 0
+
+
+def _tell_scores(scores: list[Any], table: Path | None) -> None:
+    report: str = importlib.import_module("policies.comparison").report(scores)
+    print(report, flush=True)
+    if table is not None:
+        table.write_text(report + "\n")
 
 
 def _run_calibrate(args: argparse.Namespace, rest: list[str]) -> int:

@@ -38,7 +38,7 @@ def scene_options(command: argparse.ArgumentParser, task: str | None = "transfer
     command.add_argument("--task", default=task, help=f"task name, default: {task or 'its own'}")
     command.add_argument("--episodes", type=_count, help="how many episodes")
     command.add_argument("--out", type=Path, help="folder to record episodes into")
-    command.add_argument("--seed", type=int, default=0, help="places the emulated scene")
+    command.add_argument("--seed", type=_seed, default=0, help="places the emulated scene")
     command.add_argument("--cameras", type=_names, help="comma-separated, default: the task's")
 
 
@@ -199,6 +199,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
     return value
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "evaluate",
 )
+FILMED = ("--cameras", "cam_high", "--out", "x")
 NO_LEADER = ("--hardware", "docs/rigs/viperx_spacemouse.yaml")
 HEAVY = ["numpy", "zmq", "pydantic", "h5py", "cv2", "torch", "mujoco"]
 
@@ -66,6 +67,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (("record", "--lockstep"), ["--out DIR"]),
         (("record", "--lockstep", "--seconds", "nan", "--out", "x"), ["positive number"]),
         (("record", "--lockstep", "--episodes", "0", "--out", "x"), ["1 or more"]),
+        (("record", "--lockstep", "--seed", "-1", "--out", "x"), ["--seed", "0 or more"]),
         (("teleop", "--lockstep", "--cameras", "cam_hihg"), ["cam_high"]),
         (("teleop", "--hardware", "nowhere.yaml"), ["nowhere.yaml", "--hardware"]),
         (("teleop",), ["/dev/"]),
@@ -74,6 +76,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         (("recover", "nowhere"), ["nowhere"]),
         (("deploy", "nowhere", "--emulate"), ["nowhere", "tandem train"]),
         (("evaluate", "nowhere"), ["nowhere", "tandem train"]),
+        (("evaluate", "expert", "--video", "v.gif", *FILMED), ["v.gif", ".mp4 or .webm"]),
         (("train", "bcc", "--data", "x", "--out", "y"), ["bc"]),
         (("train", "bc", "--data", "nowhere", "--out", "y"), ["nowhere"]),
         (("record", "--lockstep", "--operator", "README.md", "--out", "x"), ["README.md"]),

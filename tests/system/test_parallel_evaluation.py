@@ -1,5 +1,11 @@
 """Evaluation over several processes: what comes out does not depend on how many."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +21,7 @@ from policies.normalisation import Statistics, column_statistics
 from policies.policy import ObservationContract
 from recorder.episode import Episode, find_episodes
 from recorder.rows import column_names
+from teleop import cli
 from teleop.errors import PolicyError
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
@@ -28,6 +35,14 @@ def rig() -> Rig:
     rig = load_rig(ROOT / "docs/rigs/demo_state.yaml")
     tasks = {"transfer_cube": rig.tasks["transfer_cube"].model_dump() | {"max_seconds": 1.0}}
     return rig.replaced(tasks=tasks)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll; the caller's assertions tell what was waited for."""
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
 
 
 def facts_of(score: Score) -> list[tuple[object, ...]]:
@@ -62,8 +77,8 @@ def test_results_do_not_depend_on_the_number_of_processes(rig: Rig, tmp_path: Pa
     assert {rollout.result.path for rollout in shared.rollouts} == {""}
 
 
-def save_policy(folder: Path, rig: Rig) -> Path:
-    """An untrained policy that sees the joints."""
+def save_policy(folder: Path, rig: Rig, start_rad: float = -2.0) -> Path:
+    """An untrained policy that sees the joints; its episodes began above ``start_rad``."""
     names = column_names(rig)
     low, high = (-2.0,) * len(names), (2.0,) * len(names)
     column = column_statistics(np.array([low, high]))
@@ -78,7 +93,7 @@ def save_policy(folder: Path, rig: Rig) -> Path:
         qpos_high=high,
         action_low=low,
         action_high=high,
-        start_low=low,
+        start_low=(start_rad,) * len(names),
         start_high=high,
         calibration_sha256="",
         data_hash="",
@@ -103,6 +118,32 @@ def test_a_policy_is_compared_with_the_expert_on_the_same_scenes(rig: Rig, tmp_p
     assert len(expert.rollouts[0].motion.seam_steps) == 0
 
 
+def test_weights_that_are_missing_end_it_before_the_first_scene(rig: Rig, tmp_path: Path) -> None:
+    """Else the scenes of all subjects before it would be lost."""
+    folder = save_policy(tmp_path / "run", rig)
+    (folder / checkpoint.WEIGHTS).unlink()
+    scores = run(["expert", folder], rig, "transfer_cube", 1, 0, jobs=1, show=False)
+    with pytest.raises(PolicyError, match="copy the whole folder of the policy"):
+        next(scores)
+
+
+def test_what_is_known_is_told_when_a_later_subject_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A policy that cannot be run costs its own row, not those of the others."""
+    rig_file = tmp_path / "rig.yaml"
+    rig_file.write_text(f"extends: {ROOT / 'docs/rigs/demo_state.yaml'}\n")
+    folder = save_policy(tmp_path / "run", load_rig(rig_file), start_rad=1.9)
+    words = ["evaluate", "expert", str(folder), "--episodes", "1", "--jobs", "1"]
+    table = tmp_path / "table.md"
+    code = cli.main([*words, "--hardware", str(rig_file), "--table", str(table)])
+    said = capsys.readouterr()
+    assert code == 1
+    assert "too far from where training began" in said.err
+    assert "| expert |" in said.out
+    assert "| expert |" in table.read_text()
+
+
 def test_recording_goes_on_where_it_was_broken_off(rig: Rig, tmp_path: Path) -> None:
     """A lost episode is made again, with its own scene; the others are left alone."""
     assert len(record(rig, "transfer_cube", 2, 5, tmp_path, jobs=1, show=False)) == 2
@@ -120,4 +161,30 @@ def test_recording_goes_on_where_it_was_broken_off(rig: Rig, tmp_path: Path) -> 
 def test_a_scene_that_cannot_run_is_one_sentence(rig: Rig) -> None:
     """The error crosses from the other process as a user reads it."""
     with pytest.raises(PolicyError, match="scene 0: unknown camera 'nobody'"):
-        run(["expert"], rig, "transfer_cube", 1, 0, jobs=1, cameras=["nobody"], show=False)
+        list(run(["expert"], rig, "transfer_cube", 1, 0, jobs=1, cameras=["nobody"], show=False))
+
+
+def test_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    """The first lets go of what has not begun, the second of what runs."""
+    command = [sys.executable, "-m", "teleop.cli", "evaluate", "expert", "--episodes", "40"]
+    words = ["--jobs", "2", "--hardware", "docs/rigs/demo_state.yaml", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, *words], cwd=ROOT, start_new_session=True)
+    try:
+        wait_until(lambda: list(tmp_path.glob("expert/.scene-*")))
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.2)  # between two strokes of an operator
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+        wait_until(lambda: not is_alive(process.pid))
+    finally:
+        if is_alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_alive(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -18,17 +18,20 @@ from policies.normalisation import Statistics, column_statistics
 from policies.policy import CameraView, ObservationContract
 from policies.rollouts import Rollout
 from policies.video import Taken, side_by_side, write_takes, write_video
+from teleop import cli
 from teleop.errors import PolicyError, UnknownNameError
 from teleop.session_plan import EpisodeResult
 
 MOTION = motion_from(np.zeros((8, 1)), np.empty(0, np.int64))
 
 
-def save_card(folder: Path, cameras: Sequence[str] = ()) -> Path:
+def save_card(
+    folder: Path, cameras: Sequence[str] = (), tasks: tuple[str, ...] = ("transfer_cube",)
+) -> Path:
     """What is known of a policy of one joint; it has no weights."""
     column = column_statistics(np.array([[0.0], [1.0]]))
     contract = ObservationContract(
-        tasks=("transfer_cube",),
+        tasks=tasks,
         joint_names=("a/waist",),
         cameras=tuple(CameraView(name, 24, 32, 24, 32, 25.0, {}) for name in cameras),
         extras=(),
@@ -71,25 +74,46 @@ def test_a_policy_of_another_task_is_refused(tmp_path: Path) -> None:
     """The error says which task it was trained for, before any process starts."""
     folder = save_card(tmp_path / "run", ["cam_high"])
     with pytest.raises(PolicyError, match="was trained for transfer_cube, not for insertion"):
-        run([folder], small_rig(), "insertion", 1, 0, show=False)
+        list(run([folder], small_rig(), "insertion", 1, 0, show=False))
 
 
 def test_a_folder_without_a_policy_is_refused(tmp_path: Path) -> None:
     """Also when another subject could run."""
     with pytest.raises(PolicyError, match="holds no policy"):
-        run(["expert", tmp_path], small_rig(), "transfer_cube", 1, 0, show=False)
+        list(run(["expert", tmp_path], small_rig(), "transfer_cube", 1, 0, show=False))
 
 
 def test_an_option_that_deployment_does_not_know_is_refused() -> None:
     """With a near name."""
+    options = {"replan_row": 3}
     with pytest.raises(UnknownNameError, match="did you mean replan_rows"):
-        run(["expert"], small_rig(), "transfer_cube", 1, 0, options={"replan_row": 3}, show=False)
+        list(run(["expert"], small_rig(), "transfer_cube", 1, 0, options=options, show=False))
+
+
+def test_an_episode_in_the_way_ends_it_before_the_first_scene(tmp_path: Path) -> None:
+    """Also when it is in the folder of the last subject."""
+    (tmp_path / "out" / "1_expert").mkdir(parents=True)
+    (tmp_path / "out" / "1_expert" / "episode_000000.hdf5").touch()
+    both = ["expert", "expert"]
+    with pytest.raises(PolicyError, match=r"1_expert.*exists already"):
+        list(run(both, small_rig(), "transfer_cube", 1, 0, out=tmp_path / "out", show=False))
+    assert not list((tmp_path / "out" / "0_expert").iterdir())
+
+
+@pytest.mark.parametrize("command", ["deploy", "policy"])
+def test_a_policy_of_several_tasks_asks_which(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arm must not begin with one that nobody asked for."""
+    folder = save_card(tmp_path / "run", tasks=("insertion", "transfer_cube"))
+    assert cli.main([command, str(folder), "--emulate"]) == 1
+    assert "knows insertion and transfer_cube; choose one with --task" in capsys.readouterr().err
 
 
 def test_no_process_at_all_is_refused() -> None:
     """Nothing would run."""
     with pytest.raises(PolicyError, match="give --jobs 1 or more"):
-        run(["expert"], small_rig(), "transfer_cube", 1, 0, jobs=0, show=False)
+        list(run(["expert"], small_rig(), "transfer_cube", 1, 0, jobs=0, show=False))
 
 
 def test_recordings_are_never_overwritten(tmp_path: Path) -> None:
@@ -97,7 +121,7 @@ def test_recordings_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "expert").mkdir()
     (tmp_path / "expert/episode_000001.hdf5").touch()
     with pytest.raises(PolicyError, match=r"expert/episode_000001\.hdf5 exists already"):
-        run(["expert"], small_rig(), "transfer_cube", 2, 0, out=tmp_path, show=False)
+        list(run(["expert"], small_rig(), "transfer_cube", 2, 0, out=tmp_path, show=False))
 
 
 def images_of(path: Path) -> list[np.ndarray]:
