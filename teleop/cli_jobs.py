@@ -30,7 +30,8 @@ def run_job(
     """Run a job that the options describe; returns the exit code.
 
     Raises:
-        TandemError: there is no such operator file, or no emulated leader arm to play it on.
+        TandemError: there is no such operator file, no emulated leader arm to play it on, or a
+            file where the episodes are to go.
     """
     if operator_file is not None and not rig.leaders:
         raise TandemError(
@@ -43,6 +44,8 @@ def run_job(
         raise TandemError(
             "--operator plays on an emulated leader; leave it out, or give --emulate or --lockstep"
         )
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise TandemError(f"--out {args.out} is a file; name a folder")
     rig, calibration = calibrated(rig, args.hardware, args.emulate or args.lockstep)
     job = job_of(args, kind, options, operator_file, first_episode)
     job = replace(job, calibration=calibration)

@@ -65,6 +65,7 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     [
         (("record", "--lockstep", "--task", "transfer_cub", "--out", "x"), ["transfer_cube"]),
         (("record", "--lockstep"), ["--out DIR"]),
+        (("record", "--lockstep", "--out", "README.md"), ["README.md is a file"]),
         (("record", "--lockstep", "--seconds", "nan", "--out", "x"), ["positive number"]),
         (("record", "--lockstep", "--episodes", "0", "--out", "x"), ["1 or more"]),
         (("record", "--lockstep", "--seed", "-1", "--out", "x"), ["--seed", "0 or more"]),
