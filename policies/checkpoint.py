@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from policies.card import CARD, VERSION, Card, read_card
 from policies.deployment import DeployOptions, NoiseMode, Precision
@@ -53,7 +55,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / (WEIGHTS + ".partial")
-    save_file({name: t.contiguous() for name, t in network.state_dict().items()}, weights)
+    save_file(_weights_of(network), weights)
     card = Card(
         format="tandem-policy",
         version=VERSION,
@@ -70,6 +72,26 @@ def save(
     text.write_text(json.dumps(asdict(card), indent=1, default=str) + "\n")
     weights.replace(folder / WEIGHTS)
     text.replace(folder / CARD)
+
+
+def check_saveable(family: str, network: Family) -> None:
+    """Refuse a network whose weights the file format cannot hold.
+
+    Args:
+        family: As errors call it.
+        network: With its first weights.
+
+    Raises:
+        PolicyError: two of its weights are the same memory.
+    """
+    weights = _weights_of(network)
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes, n) for n, t in weights.items())
+    for (_, end, one), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise PolicyError(
+                f"{family}: the weights {one} and {other} share memory, which {WEIGHTS} cannot "
+                "hold; give the network one of them and use it in both places"
+            )
 
 
 def load_network(folder: Path, card: Card) -> Family:
@@ -99,6 +121,11 @@ def load_network(folder: Path, card: Card) -> Family:
         first = str(error).splitlines()[0]
         raise PolicyError(f"{path} does not fit its {CARD}: {first}") from error
     return network
+
+
+def _weights_of(network: Family) -> dict[str, Tensor]:
+    """Its tensors in the order of memory that the file has."""
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
 
 def load_policy(

@@ -7,6 +7,7 @@ arrived, which is what a deployed policy sees.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -23,13 +24,13 @@ from policies.episode_rows import (
     Header,
     Pause,
     SampleWeights,
+    plugin_faults,
     read_rows,
     rows_per_step,
 )
 from policies.file_hash import content_sha256
 from policies.frame_cache import Track, load_frames
 from policies.normalisation import MapName, Statistics
-from policies.plugin import load_plugin
 from policies.policy import CameraView, ExtraInput, ObservationContract, TextInput
 from policies.selection import Choice, Folder, Selected, select
 from policies.text import TextEncoder, embed, load_text_encoder
@@ -43,7 +44,7 @@ class DataOptions(Choice):
     """Which part of the episodes a policy is trained on."""
 
     cameras: tuple[str, ...] | None = None
-    """Cameras to see; all that were recorded when not given."""
+    """Cameras to see, apart by spaces or commas; all that were recorded when not given."""
     image_size: tuple[int, int] = (96, 128)
     """Height and width of the images at training, pixels."""
     blind: bool = False
@@ -120,9 +121,9 @@ def load(
         UnknownNameError: a camera that was not recorded.
         EpisodeError: a file that is no episode.
     """
-    _check(options)
+    check_data_options(options)
     chosen = select([Folder.parse(str(folder)) for folder in folders], options)
-    encoder = None if options.text is None else load_text_encoder(options.text)
+    encoder = None if options.text is None else _text_encoder(options.text)
     episodes = _read(chosen, options, track)
     headers = [episode.header for episode in episodes]
     views = _shared_views(chosen.paths, headers)
@@ -135,7 +136,7 @@ def load(
     parts: list[list[Rows]] = []
     for episode, frames, weight in zip(episodes, loaded, chosen.weights, strict=True):
         step = rows_per_step(episode.header, options.rate_hz)
-        text = _embedded(encoder, episode.header)
+        text = _embedded(encoder, options.text, episode.header)
         parts.append(episode.phases(step, options.window_stride, frames, text, weight))
     train, held = _split(len(episodes), options.holdout, seed)
     windows = _window_set([parts[i] for i in train], options)
@@ -150,7 +151,9 @@ def load(
         data_hash(chosen.paths, hashes),
         options,
     )
-    validation = _window_set([parts[i] for i in held], options) if held else None
+    # The held-back loss counts all windows alike; weights that are 0 there are no reason to stop.
+    unweighted = [[replace(part, weight=None) for part in parts[i]] for i in held]
+    validation = _window_set(unweighted, options) if held else None
     counted = _count(episodes, chosen, len(held), options.cache, notes)
     rows = [part for i in train for part in parts[i]]
     report = describe(contract, statistics, windows, validation, counted, rows, blind=options.blind)
@@ -209,20 +212,27 @@ def mixture_of(hashes: Sequence[str], weights: Sequence[float]) -> tuple[str, ..
     return tuple(phrases)
 
 
-def _check(options: DataOptions) -> None:
-    """Raises PolicyError for options that exclude each other or make no sense."""
+def check_data_options(options: DataOptions) -> None:
+    """Refuse options that exclude each other or make no sense.
+
+    Raises:
+        PolicyError: names the option.
+    """
     if options.blind and (options.object_pose or options.cameras):
         other = "--object-pose" if options.object_pose else "--cameras"
         raise PolicyError(f"--blind and {other} exclude each other; give one of them")
+    for name in options.cameras or ():
+        if (options.cameras or ()).count(name) > 1:
+            raise PolicyError(f"--cameras names {name} more than once; name each camera once")
     for name in ("chunk_rows", "history", "history_stride", "window_stride"):
         if getattr(options, name) < 1:
             raise PolicyError(f"--{name.replace('_', '-')} is {getattr(options, name)}; at least 1")
     if min(options.image_size) < 1:
         raise PolicyError(f"--image-size is {options.image_size}; give height and width in pixels")
-    if not options.drop_idle >= 0:
+    if not 0 <= options.drop_idle < math.inf:
         raise PolicyError(f"--drop-idle is {options.drop_idle:g}; give seconds, or 0 to keep all")
-    if not options.idle_reach >= 0:
-        raise PolicyError(f"--idle-reach is {options.idle_reach:g}; give 0 or more")
+    if not 0 <= options.idle_reach < math.inf:
+        raise PolicyError(f"--idle-reach is {options.idle_reach:g}; give 0 or more, and finite")
     if not 0 <= options.holdout < 1:
         raise PolicyError(f"--holdout is {options.holdout:g}; give a share from 0 to below 1")
 
@@ -233,7 +243,7 @@ def _read(chosen: Selected, options: DataOptions, track: Track) -> list[EpisodeR
         cameras = ()
     weights = None
     if options.sample_weights is not None:
-        weights = cast(SampleWeights, load_plugin("sample weights", options.sample_weights))
+        weights = SampleWeights.load(options.sample_weights)
     pause = Pause(options.drop_idle, options.idle_reach)
     size = options.image_size
     episodes = []
@@ -322,10 +332,18 @@ def _shared_views(paths: Sequence[Path], headers: Sequence[Header]) -> tuple[Cam
     return tuple(views)
 
 
-def _embedded(encoder: TextEncoder | None, header: Header) -> NDArray[np.float32]:
-    if encoder is None:
+def _text_encoder(reference: str) -> TextEncoder:
+    with plugin_faults("--text", reference):
+        return load_text_encoder(reference)
+
+
+def _embedded(
+    encoder: TextEncoder | None, reference: str | None, header: Header
+) -> NDArray[np.float32]:
+    if encoder is None or reference is None:
         return np.zeros(0, np.float32)
-    return embed(encoder, header.instruction or header.task)
+    with plugin_faults("--text", reference, header.name):
+        return embed(encoder, header.instruction or header.task)
 
 
 def _split(episodes: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:

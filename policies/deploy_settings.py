@@ -106,7 +106,6 @@ def changed(deploy: DeployOptions, options: Mapping[str, object]) -> DeployOptio
         ("decay_per_row", new.decay_per_row, -math.inf),
     ):
         if not least <= value < math.inf:
-            raise PolicyError(
-                f"deployment option {name} is {value}; it must be finite, {least} or more"
-            )
+            bound = "" if least == -math.inf else f", {least} or more"
+            raise PolicyError(f"deployment option {name} is {value}; it must be finite{bound}")
     return new

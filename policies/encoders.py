@@ -202,6 +202,8 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
     Raises:
         PolicyError: no such file, not these weights, or the network has no ResNet-18.
     """
+    if not path.is_file():
+        raise PolicyError(f"{path}: no such file of encoder weights")
     trunks = [module for module in network.modules() if isinstance(module, _ResNetTrunk)]
     if not trunks:
         raise PolicyError(
@@ -213,8 +215,6 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except FileNotFoundError as error:
-        raise PolicyError(f"{path}: no such file of encoder weights") from error
     except UNREADABLE as error:
         raise PolicyError(
             f"{path} cannot be read as weights ({type(error).__name__}); give a .safetensors file "

@@ -2,26 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.frame_cache import Loaded, Wanted
+from policies.plugin import load_plugin
 from policies.policy import OBJECT_POSE, CameraView, ExtraInput, camera_settings
 from policies.selection import Flags, check_wrap, idle_rows
 from policies.windows import Frames, Rows
 from recorder.episode import Episode
 from recorder.schema import stream_of
-from teleop.errors import PolicyError, UnknownNameError
+from teleop.errors import PolicyError, TandemError, UnknownNameError
 from teleop.messages import FloatArray
 from teleop.topics import TASK_STATE, camera_frame
 
 RATE_TOLERANCE = 1e-6
 
-SampleWeights = Callable[[Episode], NDArray[np.floating]]
-"""Gives the weight of the window that begins at each row, (T,)."""
+
+@contextmanager
+def plugin_faults(option: str, reference: str, episode: str = "") -> Iterator[None]:
+    """Make one sentence of whatever a part that a user brought along raises.
+
+    Args:
+        option: That named it.
+        reference: ``module:attribute``.
+        episode: It is given; empty while it is loaded.
+
+    Raises:
+        PolicyError: names all of these and the error.
+    """
+    try:
+        yield
+    except TandemError:
+        raise
+    except Exception as error:  # foreign code may raise anything
+        at = f" at {episode}" if episode else ""
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PolicyError(f"{option} {reference} failed{at} ({words}); mend it") from error
+
+
+@dataclass(frozen=True)
+class SampleWeights:
+    """A user's function that weighs the rows of an episode."""
+
+    reference: str
+    """``module:function``."""
+    function: Callable[[Episode], object]
+    """Gives the weight of the window that begins at each row, (T,)."""
+
+    @classmethod
+    def load(cls, reference: str) -> Self:
+        """The function by its name.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        with plugin_faults("--sample-weights", reference):
+            function = load_plugin("sample weights", reference)
+        if not callable(function):
+            raise PolicyError(
+                f"--sample-weights {reference} is a {type(function).__name__}; name a function "
+                "that takes an Episode"
+            )
+        return cls(reference, function)
+
+    def of(self, episode: Episode) -> NDArray[np.floating]:
+        """The weights of an episode's rows, (T,).
+
+        Raises:
+            PolicyError: the function fails, or gives something else.
+        """
+        with plugin_faults("--sample-weights", self.reference, episode.path.name):
+            values = np.asarray(self.function(episode), np.float64)
+        if values.shape != (episode.length,):
+            raise PolicyError(
+                f"{episode.path.name}: the sample weights have shape {values.shape}, "
+                f"not ({episode.length},)"
+            )
+        return values
 
 
 @dataclass(frozen=True)
@@ -159,7 +222,7 @@ def read_rows(
         actions=actions,
         whole=whole,
         idle=idle,
-        weight=None if weights is None else _weights(weights, episode),
+        weight=None if weights is None else weights.of(episode),
         index=index,
         frames=Wanted.of(episode, tuple(view.name for view in header.cameras), size),
     )
@@ -239,13 +302,3 @@ def _check_gap(whole: Flags, episode: str) -> None:
             f"{episode}: row {gaps[0]} has no measured state, rows before it have; "
             "see 'tandem inspect --validate' and leave this episode out"
         )
-
-
-def _weights(weights: SampleWeights, episode: Episode) -> NDArray[np.floating]:
-    values = np.asarray(weights(episode), np.float64)
-    if values.shape != (episode.length,):
-        raise PolicyError(
-            f"{episode.path.name}: the sample weights have shape {values.shape}, "
-            f"not ({episode.length},)"
-        )
-    return values

@@ -202,6 +202,11 @@ def check_options(options: LoopOptions, processes: int) -> None:
         if not (math.isfinite(value) and low <= value <= high):
             wanted = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
             raise PolicyError(f"{name} is {value}; give {wanted}")
+    if options.ema_min > options.ema_max:
+        raise PolicyError(
+            f"ema_min {options.ema_min} is above ema_max {options.ema_max}; give the smaller share "
+            "to ema_min"
+        )
     if not all(0 <= beta < 1 for beta in options.betas):
         raise PolicyError(f"betas are {options.betas}; give two numbers from 0 to below 1")
     if options.batch_size % processes or options.batch_size // processes < options.accumulate:

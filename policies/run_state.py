@@ -145,7 +145,7 @@ class RunState:
         except FileNotFoundError as error:
             raise PolicyError(
                 f"{self.folder.parent} holds no saved state to resume ({path} is missing); "
-                "train without --resume"
+                "train anew with --overwrite"
             ) from error
         except (OSError, ValueError, TypeError) as error:
             raise PolicyError(f"{path} cannot be read: {_first_line(error)}") from error

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from policies import checkpoint
 from policies.augment import Augmenter, AugmentOptions
-from policies.dataset import TrainingData, load
+from policies.dataset import TrainingData, check_data_options, load
 from policies.deploy_settings import changed, check_replanning
 from policies.device import check_training_device
 from policies.divergence import BadBatchError
@@ -128,23 +128,20 @@ def train(
         check_folder(args.out, in_use=args.resume or args.overwrite)
     accelerator = Accelerator(cpu=args.device == "cpu")
     check_options(args.loop, accelerator.num_processes)
-    _check_augment(args.augment)
+    check_data_options(args.rows)
+    _check_augment(args.augment, args.rows.image_size)
     check_config(family, args.model)
     check_replanning(changed(args.deployment, {}), args.rows.chunk_rows)
     torch.set_num_threads(args.loop.threads)
     with accelerator.main_process_first():  # the first one fills the frame cache
         track = _bar("reading episodes", show and accelerator.is_main_process)
         data = load(args.data, args.rows, args.loop.seed, track)
-    if args.dry_run:
-        _say(str(data.report))
-        return []
-    if data.left_out:
-        _say(data.left_out)
-    for warning in data.report.warnings if data.report else ():
-        _say(f"warning: {warning}")
+    _tell(data, whole=args.dry_run)
     if args.encoder_weights is not None:
         args = replace(args, model=replace(args.model, norm="frozen_batch"))
     network = _network(family, args, data)
+    if args.dry_run:
+        return []
     if accelerator.is_main_process and not args.resume:
         if args.overwrite:
             clear_folder(args.out)
@@ -160,6 +157,17 @@ def train(
     if not metrics or metrics[-1].step != args.loop.steps:  # the same in every process
         raise KeyboardInterrupt
     return metrics
+
+
+def _tell(data: TrainingData, whole: bool) -> None:
+    """Say what is learned from: all of it, or what is left out and what is odd."""
+    if whole:
+        _say(str(data.report))
+        return
+    if data.left_out:
+        _say(data.left_out)
+    for warning in data.report.warnings if data.report else ():
+        _say(f"warning: {warning}")
 
 
 def _finish(
@@ -191,7 +199,8 @@ def _finish(
 
 def identity_of(family: str, args: TrainArgs[Any], data: TrainingData) -> dict[str, Any]:
     """What must be equal for a run to go on exactly; plain JSON values."""
-    same = {name: value for name, value in _flat(args).items() if name not in MAY_CHANGE}
+    options = {**_flat(args), **asdict(args.deployment)}
+    same = {name: value for name, value in options.items() if name not in MAY_CHANGE}
     return {"family": family, "data": data.contract.data_hash, "mixture": [*data.mixture], **same}
 
 
@@ -267,6 +276,7 @@ def _network(family: str, args: TrainArgs[Any], data: TrainingData) -> Family:
     kind = load_family(family)
     try:
         network = kind(shapes_of(data.contract), args.model)
+        checkpoint.check_saveable(family, network)
         _try(network, data, args.augment)
     except PolicyError:
         raise
@@ -293,10 +303,18 @@ def _try(network: Family, data: TrainingData, augment: AugmentOptions) -> None:
         network.plan(batch.inputs)
 
 
-def _check_augment(options: AugmentOptions) -> None:
+def _check_augment(options: AugmentOptions, image_size: tuple[int, int]) -> None:
     for name, value in asdict(options).items():
         if not 0 <= value < math.inf:
             raise PolicyError(f"{name} is {value}; give 0 or more")
+    if options.colour > 1:
+        raise PolicyError(f"colour is {options.colour:g}; give a share from 0 to 1")
+    if 2 * options.shift_px >= min(image_size):
+        height, width = image_size
+        raise PolicyError(
+            f"shift_px is {options.shift_px}, half of the {height}x{width} image or more; give "
+            f"{(min(image_size) - 1) // 2} or less"
+        )
 
 
 def _line(metric: Metric, steps: int, after: int, began: float) -> str:

@@ -87,9 +87,11 @@ def recipe_args(family: str, data: tuple[str, ...], out: Path, **options: Any) -
 
     Raises:
         UnknownNameError: no such family or option.
+        PolicyError: an option of the family bears the name of one of the trainer's.
     """
     network = load_family(family)
     args = TrainArgs[Any](data, out, network.config_type())
+    _check_names(family, args)
     recipe = dict(network.recipe)
     args = _changed(args, {name: v for name, v in recipe.items() if name != "deployment"})
     chunk_rows = options.get("chunk_rows", args.rows.chunk_rows)
@@ -111,7 +113,10 @@ def parse(family: str, argv: Sequence[str]) -> TrainArgs[Any]:
         rows = args.rows.chunk_rows
         deployment = _deployment(load_family(family).recipe.get("deployment"), rows)
         args = _parse(family, argv, replace(default, deployment=deployment))
-    return args
+    if args.rows.cameras is None:
+        return args
+    cameras = tuple(name for names in args.rows.cameras for name in names.split(","))
+    return replace(args, rows=replace(args.rows, cameras=cameras))
 
 
 def family_list() -> str:
@@ -138,6 +143,18 @@ def _changed(args: TrainArgs[Any], options: Mapping[str, Any]) -> TrainArgs[Any]
         args = replace(args, **{part: replace(value, **own)})
     own = {o.name: options[o.name] for o in fields(args) if o.name in options}
     return replace(args, **own)
+
+
+def _check_names(family: str, args: TrainArgs[Any]) -> None:
+    """Raises PolicyError when an option of the family would be told from another by nothing."""
+    own = {option.name for option in fields(args)}
+    others = own.union(o.name for part in PARTS[1:] for o in fields(getattr(args, part)))
+    for option in fields(args.model):
+        if option.name in others:
+            raise PolicyError(
+                f"the options of {family} have a field {option.name!r}, which is the name of an "
+                f"option of the trainer; call it otherwise in {type(args.model).__name__}"
+            )
 
 
 def _deployment(recipe: DeployOptions | None, chunk_rows: int) -> DeployOptions:

@@ -129,6 +129,24 @@ def test_only_the_same_mixture_can_be_resumed(episodes: Path, tmp_path: Path) ->
             train("bc", replace(again, data=data), show=False)
 
 
+def test_a_run_is_resumed_with_the_deployment_that_it_was_begun_with(
+    episodes: Path, tmp_path: Path
+) -> None:
+    """Another way to deploy is refused as any other option is, and the card stays."""
+    options: dict[str, Any] = {"steps": 2, "blind": True, "track": (), "chunk_mode": "newest"}
+    args = args_for(episodes, tmp_path / "run", **options)
+    train("bc", args, show=False)
+    for changed, words in (
+        ({"chunk_mode": "ensemble"}, 'begun with chunk_mode "newest", not "ensemble"'),
+        ({"replan_rows": 2}, "begun with replan_rows 5, not 2"),
+    ):
+        other = args_for(episodes, args.out, **{**options, **changed})
+        with pytest.raises(PolicyError, match=words):
+            train("bc", replace(other, resume=True), show=False)
+    train("bc", replace(args, resume=True), show=False)
+    assert read_card(args.out).deployment == args.deployment
+
+
 def test_ctrl_c_leaves_a_policy_and_a_way_on(episodes: Path, tmp_path: Path) -> None:
     """The step is finished, everything is saved, and the command says how to go on."""
     args = args_for(episodes, tmp_path / "run", steps=100_000, save_every=10)
@@ -204,7 +222,7 @@ def test_a_folder_in_use_is_not_written_into(episodes: Path, tmp_path: Path) -> 
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(PolicyError, match="begun with steps 3, not 4"):
         train("bc", replace(args, resume=True, loop=replace(args.loop, steps=4)), show=False)
-    with pytest.raises(PolicyError, match="holds no saved state to resume"):
+    with pytest.raises(PolicyError, match=r"holds no saved state to resume .*with --overwrite"):
         train("bc", replace(args, out=tmp_path / "new", resume=True), show=False)
     with pytest.raises(PolicyError, match="exclude each other"):
         train("bc", replace(args, resume=True, overwrite=True), show=False)
@@ -220,15 +238,28 @@ def test_a_dry_run_tells_and_writes_nothing(
     assert not out.exists()
 
 
+def test_a_dry_run_refuses_what_the_run_would(episodes: Path, tmp_path: Path) -> None:
+    """The network is built and tried, and its weights are looked for."""
+    args = args_for(episodes, tmp_path / "run", image_size=(3, 3), shift_px=0)
+    with pytest.raises(PolicyError, match="cannot be built"):
+        train("bc", replace(args, dry_run=True), show=False)
+    args = args_for(episodes, tmp_path / "run", encoder_weights=tmp_path / "nofile.pth")
+    with pytest.raises(PolicyError, match=r"nofile\.pth: no such file of encoder weights"):
+        train("bc", replace(args, dry_run=True), show=False)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image_size": (3, 3)}, "bc with these options cannot be built: "),
+        ({"image_size": (3, 3), "shift_px": 0}, "bc with these options cannot be built: "),
         ({"hidden": -3}, "bc --hidden -3: must be 1 or more"),
         ({"dropout": 2.0}, "bc --dropout 2: must be 0 or more and below 1"),
         ({"replan_rows": 500}, "played for 5 rows but .* after 500.* give replan_rows 5 or less"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"shift_px": -1}, "shift_px is -1"),
+        ({"shift_px": 12}, "shift_px is 12, half of the 24x32 image or more; give 11 or less"),
+        ({"colour": 1.5}, "colour is 1.5; give a share from 0 to 1"),
+        ({"chunk_rows": 0}, "--chunk-rows is 0; at least 1"),
     ],
 )
 def test_a_refused_start_leaves_nothing(
@@ -239,6 +270,25 @@ def test_a_refused_start_leaves_nothing(
     with pytest.raises(PolicyError, match=words):
         train("bc", args_for(episodes, out, **options), show=False)
     assert not out.exists()
+
+
+class Tied(BcNet):
+    """A network that uses some of its weights under two names."""
+
+    def __init__(self, shapes: Shapes, config: Any) -> None:
+        super().__init__(shapes, config)
+        self.other = next(iter(self.children()))
+
+
+def test_a_network_that_could_not_be_saved_is_not_trained(
+    episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that share memory are named."""
+    monkeypatch.setattr("policies.train.load_family", lambda name: Tied)
+    args = args_for(episodes, tmp_path / "run")
+    with pytest.raises(PolicyError, match=r"bc: the weights \S+ and other\S+ share memory"):
+        train("bc", args, show=False)
+    assert not args.out.exists()
 
 
 class Unready(BcNet):

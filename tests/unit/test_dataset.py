@@ -194,6 +194,9 @@ def test_object_poses_with_named_cameras_are_seen_together(folder: Path) -> None
         (replace(OPTIONS, holdout=1.0), "--holdout is 1"),
         (replace(OPTIONS, drop_idle=-1.0), "--drop-idle is -1"),
         (replace(OPTIONS, image_size=(0, 32)), "--image-size"),
+        (replace(OPTIONS, drop_idle=float("inf")), "--drop-idle is inf"),
+        (replace(OPTIONS, idle_reach=float("inf")), "--idle-reach is inf"),
+        (replace(OPTIONS, cameras=(CAMERA, CAMERA)), f"--cameras names {CAMERA} more than once"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -231,6 +234,64 @@ def test_a_function_of_ones_own_weights_the_samples(folder: Path) -> None:
     assert weight == pytest.approx(np.linspace(0, 2, ROWS))
     with pytest.raises(PolicyError, match=r"weights have shape \(3,\), not \(40,\)"):
         load([folder], replace(options, sample_weights="test_dataset:short_weights"), seed=0)
+
+
+def all_but_one(episode: Episode) -> np.ndarray:
+    """Nothing is to be learned from one episode."""
+    return np.full(episode.length, float(episode.path.name != "episode_000002.hdf5"))
+
+
+def test_weights_of_held_back_episodes_may_be_zero(folder: Path) -> None:
+    """Nothing is learned from those anyway; the held-back loss counts their windows alike."""
+    seed = next(s for s in range(99) if np.random.default_rng(s).permutation(4)[0] == 2)
+    options = replace(STATE_ONLY, holdout=0.25, sample_weights="test_dataset:all_but_one")
+    held = load([folder], options, seed).validation
+    assert held is not None
+    assert (held.windows(np.arange(len(held))).weight == 1).all()
+
+
+def broken_weights(episode: Episode) -> np.ndarray:
+    """Another mistake."""
+    return np.ones(episode.length) / {}["decay"]  # type: ignore[no-any-return]
+
+
+class BrokenEncoder:
+    """An encoder that fails."""
+
+    size = 3
+
+    def embed(self, text: str) -> np.ndarray:
+        raise OSError(f"no model for {text}")
+
+
+class Unmade(BrokenEncoder):
+    """One that fails when it is made."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no licence")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sample_weights": "numpy:pi"}, "--sample-weights numpy:pi is a float; name a function"),
+        (
+            {"sample_weights": "test_dataset:broken_weights"},
+            r"test_dataset:broken_weights failed at episode_000000.hdf5 \(KeyError: 'decay'\)",
+        ),
+        (
+            {"text": "test_dataset:BrokenEncoder"},
+            r"--text test_dataset:BrokenEncoder failed at episode_000000.hdf5 \(OSError: no model",
+        ),
+        ({"text": "test_dataset:Unmade"}, r"test_dataset:Unmade failed \(RuntimeError: no lic"),
+    ],
+)
+def test_a_part_of_ones_own_that_fails_is_named_with_the_episode(
+    folder: Path, options: dict[str, str], words: str
+) -> None:
+    """And with the option and the error, in one sentence."""
+    with pytest.raises(PolicyError, match=words):
+        load([folder], replace(STATE_ONLY, **options), seed=0)
 
 
 def test_episodes_of_several_tasks_need_an_instruction_to_tell_them_apart(tmp_path: Path) -> None:

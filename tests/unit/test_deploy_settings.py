@@ -33,6 +33,7 @@ def test_the_options_of_the_job_replace_those_of_the_card(tmp_path: Path) -> Non
         ({"execute_rows": -1}, "execute_rows is -1"),
         ({"blend_s": float("nan")}, "blend_s is nan"),
         ({"decay_per_row": float("inf")}, "decay_per_row is inf"),
+        ({"decay_per_row": float("nan")}, "decay_per_row is nan; it must be finite$"),
         ({"replan_rows": "often"}, "replan_rows: .* not 'often'"),
     ],
 )

@@ -142,9 +142,13 @@ def test_a_wrong_file_of_weights_is_refused_in_a_sentence(content: str, tmp_path
 
 
 def test_weights_need_an_encoder_that_has_them(tmp_path: Path) -> None:
-    """The small encoder is not a ResNet."""
+    """The small encoder is not a ResNet; a file that is not there is told first."""
+    path = tmp_path / "resnet18.pth"
+    with pytest.raises(PolicyError, match="no such file of encoder weights"):
+        load_pretrained(BcNet(SHAPES, BcConfig()), path)
+    path.touch()
     with pytest.raises(PolicyError, match="add --encoder resnet18"):
-        load_pretrained(BcNet(SHAPES, BcConfig()), tmp_path / "resnet18.pth")
+        load_pretrained(BcNet(SHAPES, BcConfig()), path)
 
 
 def test_group_norms_do_not_take_pretrained_weights(

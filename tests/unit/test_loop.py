@@ -100,7 +100,9 @@ def after(steps: int) -> Callable[[], bool]:
 def test_only_the_run_that_was_begun_can_be_resumed(tmp_path: Path) -> None:
     """What differs is named; so is a state that is missing or damaged."""
     state = RunState(tmp_path / "run", {"learning_rate": 0.1, "steps": 3})
-    with pytest.raises(PolicyError, match="no saved state to resume"):
+    with pytest.raises(
+        PolicyError, match=r"no saved state to resume .*train anew with --overwrite"
+    ):
         run(state=state, resume=True)
     run(state=state)
     other = RunState(tmp_path / "run", {"learning_rate": 0.2, "steps": 3})
@@ -272,6 +274,7 @@ def test_the_schedules_begin_low_peak_and_end_low() -> None:
         ({"weight_decay": math.nan}, "weight_decay is nan"),
         ({"betas": (0.9, 1.0)}, "betas are .0.9, 1.0.; give two numbers"),
         ({"ema_max": 1.5}, "ema_max is 1.5; give 0 to 1"),
+        ({"ema_min": 0.9, "ema_max": 0.1}, "ema_min 0.9 is above ema_max 0.1"),
         ({"seed": -1}, "seed is -1"),
     ],
 )

@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from policies import train
+from policies.bc import BcConfig, BcNet
 from policies.deployment import DeployOptions
 from policies.registry import FAMILIES, load_family
 from policies.train_args import family_list, option_names, parse, recipe_args
@@ -37,6 +39,30 @@ def test_options_change_the_recipe() -> None:
     assert (args.model.hidden, args.rows.history, args.loop.betas) == (7, 3, (0.8, 0.9))
     assert (args.loop.ema, args.augment.state_noise, args.device) == (False, 0.0, "cuda")
     assert args.deployment.execute_rows == 4
+
+
+def test_cameras_are_named_with_spaces_or_commas() -> None:
+    """As in every other command; from code they are a tuple."""
+    for told in (["cam_high,overview"], ["cam_high", "overview"], ["cam_high,overview", "third"]):
+        cameras = parse("bc", [*WHERE, "--cameras", *told]).rows.cameras
+        assert cameras == ("cam_high", "overview", "third")[: len(",".join(told).split(","))]
+
+
+def test_an_option_of_a_family_with_the_name_of_another_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the trainer, of deployment, or of the run itself: with the class that it stands in."""
+    for field in ("steps", "noise", "device"):
+
+        @dataclass(frozen=True)
+        class Config(BcConfig):
+            __annotations__ = {field: int}
+            locals()[field] = 3
+
+        family = type("Twice", (BcNet,), {"config_type": Config})
+        monkeypatch.setattr("policies.train_args.load_family", lambda name, found=family: found)
+        with pytest.raises(PolicyError, match=f"field '{field}'.*call it otherwise in Config"):
+            parse("bc", WHERE)
 
 
 def test_deployment_fits_the_chunk_unless_told_otherwise() -> None:
