@@ -166,7 +166,8 @@ def test_a_scene_that_cannot_run_is_one_sentence(rig: Rig) -> None:
 
 def test_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     """The first lets go of what has not begun, the second of what runs."""
-    command = [sys.executable, "-m", "teleop.cli", "evaluate", "expert", "--episodes", "40"]
+    heard = ["env", "--default-signal=INT"]  # what a shell runs in the background ignores Ctrl-C
+    command = [*heard, sys.executable, "-m", "teleop.cli", "evaluate", "expert", "--episodes", "40"]
     words = ["--jobs", "2", "--hardware", "docs/rigs/demo_state.yaml", "--out", str(tmp_path)]
     process = subprocess.Popen([*command, *words], cwd=ROOT, start_new_session=True)
     try:
