@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from drivers.emulated.franka.server import FrankaEmulator
+from tests.waiting import wait_until
 
 PATIENCE_S = 20.0
 NO_LOAD = (0.0,) * 7
@@ -73,14 +73,6 @@ def _run_there(module: str, name: str, result: Connection) -> None:
         result.send(traceback.format_exc())
     result.close()
     os._exit(0)  # the packages' destructors wait for threads that wait for a robot
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Return when it is so; the test fails when that takes too long."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.005)
 
 
 def wait_for_mode(emulator: FrankaEmulator, mode: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,14 +56,6 @@ def driver(
     """Our driver for whatever is at the address."""
     arm = FrankaArm.model_validate({"model": "m", "role": role, "address": address} | changed)
     return FrankaArmDriver("franka", arm, kind or model(), MonotonicClock())
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
-    """Return when it is so; the test fails when that takes too long."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.005)
 
 
 def q_of(emulator: FrankaEmulator) -> FloatArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from drivers.base import PuckReading
 from drivers.emulated.spacemouse.hid_mouse import HidMouse, emulated_fields
 from drivers.emulated.stand_in import PuckPush
 from drivers.spacemouse.puck import SpaceMouseDevice
-from teleop.clock import NS_PER_S, Clock, MonotonicClock, ns_from_s
+from teleop.clock import Clock, MonotonicClock, ns_from_s
 from teleop.errors import DeviceLostError
 from teleop.rig_inputs import SpaceMouse
+from tests.waiting import wait_until
 
 CLOCK = MonotonicClock()
 PATIENCE_S = 20.0
@@ -24,13 +24,6 @@ REST = PuckPush(np.zeros(3), np.zeros(3))
 
 def push(x: float = 0, y: float = 0, z: float = 0, yaw: float = 0, *buttons: str) -> PuckPush:
     return PuckPush(np.array([x, y, z]), np.array([0.0, 0.0, yaw]), frozenset(buttons))
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline_ns = CLOCK.now_ns() + round(PATIENCE_S * NS_PER_S)
-    while not condition():
-        assert CLOCK.now_ns() < deadline_ns, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.002)
 
 
 class StallingClock(MonotonicClock):
@@ -111,7 +104,7 @@ class Hand:
             newest = self.look()
             return newest is not None and condition(newest)
 
-        wait_for(reached, what)
+        wait_until(reached, what)
         return self.told[-1]
 
     def wait_for_motion(self) -> PuckReading:
@@ -128,5 +121,5 @@ class Hand:
         return self
 
     def wait_for_loss(self) -> str:
-        wait_for(lambda: self.look() is not None and bool(self.lost), "the loss")
+        wait_until(lambda: self.look() is not None and bool(self.lost), "the loss")
         return self.lost

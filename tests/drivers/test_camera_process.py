@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import simplejpeg
@@ -13,10 +12,11 @@ from drivers.emulated.camera.burnt_stamp import BurntStamp, stamp_of
 from drivers.emulated.camera.mjpeg_camera import MjpegServer
 from drivers.emulated.camera.process import CameraJob, CameraProcess
 from drivers.emulated.plant import Plant
-from teleop.clock import NS_PER_S, MonotonicClock
+from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame
 from teleop.rig import OpenCvCamera as CameraConfig
+from tests.waiting import wait_until
 
 CLOCK = MonotonicClock()
 ARMS = ("right_follower",)
@@ -61,13 +61,6 @@ def stage() -> Iterator[Stage]:
     made.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline_ns = CLOCK.now_ns() + round(PATIENCE_S * NS_PER_S)
-    while not condition():
-        assert CLOCK.now_ns() < deadline_ns, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.005)
-
-
 def stamp_in(frame: Frame) -> BurntStamp:
     stamp = stamp_of(simplejpeg.decode_jpeg(frame.data))
     assert stamp is not None, "the burnt-in stamp is not readable"
@@ -87,7 +80,7 @@ def test_pictures_show_the_pose_that_was_handed_over(stage: Stage) -> None:
             seen.extend(camera.take(CLOCK.now_ns()))
             return bool(seen) and stamp_in(seen[-1]).stamp_ns == shown_ns
 
-        wait_for(newest_pose_seen, "a picture of the newest pose")
+        wait_until(newest_pose_seen, "a picture of the newest pose", PATIENCE_S)
         numbers = [stamp_in(frame).number for frame in seen]
         assert numbers == sorted(set(numbers))
         assert seen[-1].stamp_ns > shown_ns
@@ -106,11 +99,11 @@ def test_a_fault_can_be_asked_for_and_ended(stage: Stage) -> None:
             lost.append(str(error))
         return bool(lost)
 
-    wait_for(told, "the loss")
+    wait_until(told, "the loss", PATIENCE_S)
     other.take(CLOCK.now_ns())
-    wait_for(lambda: bool(other.take(CLOCK.now_ns())), "a frame of the other camera")
+    wait_until(lambda: bool(other.take(CLOCK.now_ns())), "a frame of the other camera", PATIENCE_S)
     stage.process.fault("cam_high", "replug")
-    wait_for(lambda: bool(camera.take(CLOCK.now_ns())), "the camera to be back")
+    wait_until(lambda: bool(camera.take(CLOCK.now_ns())), "the camera to be back", PATIENCE_S)
     with pytest.raises(ValueError, match="unplug"):
         stage.process.fault("cam_high", "explode")
 

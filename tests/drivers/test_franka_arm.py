@@ -9,7 +9,7 @@ import numpy as np
 import one_franka
 import pytest
 from franka_bench import in_own_process
-from one_franka import HOME_RAD, PATIENCE_S, Connect, driver, model, q_of, wait_until
+from one_franka import HOME_RAD, PATIENCE_S, Connect, driver, model, q_of
 
 from drivers.base import ArmReading, TraceSample, TracingArm
 from drivers.emulated.franka.server import FrankaEmulator
@@ -20,6 +20,7 @@ from teleop.clock import MonotonicClock, ns_from_s
 from teleop.errors import DeviceError, SafetyError
 from teleop.limits import ArmLimits
 from teleop.messages import FloatArray
+from tests.waiting import wait_until
 
 emulator, connect = one_franka.emulator, one_franka.connect
 

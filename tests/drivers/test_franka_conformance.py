@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from franka_bench import NO_LOAD, in_own_process, wait_for_mode, wait_until
+from franka_bench import NO_LOAD, in_own_process, wait_for_mode
 
 from drivers.emulated.franka.arm import HOME_RAD
 from drivers.emulated.franka.profile import ERRORS
 from drivers.emulated.franka.server import FrankaEmulator
+from tests.waiting import wait_until
 
 GUIDED_RAD = (0.3, -0.6, 0.1, -2.2, 0.1, 1.7, 0.9)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from franka_bench import wait_until
 
 from drivers.emulated.franka.arm import HOME_RAD, TICK_S, EmulatedArm
 from drivers.emulated.franka.faults import FAULTS
@@ -26,6 +25,7 @@ from drivers.emulated.franka.motion import MAX_LOST, MotionControl
 from drivers.emulated.franka.profile import FCI_PORT, FR3, PANDA, Controller, RobotMode
 from drivers.emulated.franka.server import FrankaEmulator, free_franka_host
 from teleop.errors import DeviceError, DeviceLostError
+from tests.waiting import wait_until
 
 JOINT_POSITION, NO_GENERATOR = 0, 4
 AWAY_RAD = (0.3, -0.5, 0.2, -2.0, 0.2, 1.8, 0.4)

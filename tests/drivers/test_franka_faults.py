@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 import one_franka
 import pytest
-from one_franka import HOME_RAD, Connect, driver, q_of, wait_until
+from one_franka import HOME_RAD, Connect, driver, q_of
 
 from drivers.base import DeviceHealth
 from drivers.emulated.franka.server import FrankaEmulator
 from drivers.franka.arm import FrankaArmDriver
 from drivers.franka.words import connect_failure, motion_end, version_mismatch
 from teleop.errors import DeviceError, DeviceLostError
+from tests.waiting import wait_until
 
 connect = one_franka.connect
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from one_franka import wait_until
 
 from drivers.base import ButtonReading
 from drivers.emulated.franka.server import FrankaEmulator
@@ -15,6 +14,7 @@ from drivers.franka.pilot import FrankaPilot
 from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.rig_inputs import FrankaPilot as PilotInput
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,10 +19,11 @@ import simplejpeg
 from drivers.camera.jpeg_header import with_comment
 from drivers.camera.opencv_camera import OpenCvCamera, apply_controls
 from drivers.emulated.camera.mjpeg_camera import MjpegServer
-from teleop.clock import NS_PER_S, MonotonicClock
+from teleop.clock import MonotonicClock
 from teleop.errors import DeviceError, DeviceLostError
 from teleop.messages import Frame
 from teleop.rig import OpenCvCamera as CameraConfig
+from tests.waiting import wait_until
 
 CLOCK = MonotonicClock()
 FPS = 30.0
@@ -85,13 +85,6 @@ def open_camera() -> Iterator[Callable[..., OpenCvCamera]]:
         camera.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline_ns = CLOCK.now_ns() + round(PATIENCE_S * NS_PER_S)
-    while not condition():
-        assert CLOCK.now_ns() < deadline_ns, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.005)
-
-
 def frames_of(camera: OpenCvCamera, count: int) -> list[Frame]:
     """The next ``count`` frames or more."""
     got: list[Frame] = []
@@ -100,7 +93,7 @@ def frames_of(camera: OpenCvCamera, count: int) -> list[Frame]:
         got.extend(camera.take(CLOCK.now_ns()))
         return len(got) >= count
 
-    wait_for(enough, f"{count} frames")
+    wait_until(enough, f"{count} frames")
     return got
 
 
@@ -115,7 +108,7 @@ def wait_for_loss(camera: OpenCvCamera) -> DeviceLostError:
             told.append(error)
         return bool(told)
 
-    wait_for(lost, "the loss to be told")
+    wait_until(lost, "the loss to be told")
     return told[0]
 
 
@@ -153,7 +146,7 @@ def test_frozen_camera_hands_on_nothing_and_says_so(
     camera.connect()
     last = frames_of(camera, 3)[-1]
     studio.server.freeze("cam")
-    wait_for(lambda: "same image" in camera.health().detail, "the freeze to be noticed")
+    wait_until(lambda: "same image" in camera.health().detail, "the freeze to be noticed")
     late = camera.take(CLOCK.now_ns())
     assert len({f.data for f in late}) == len(late)
     health = camera.health()
@@ -175,7 +168,7 @@ def test_unplugged_camera_is_told_once_and_taken_up_again(
     last = frames_of(camera, 3)[-1]
     studio.server.unplug("cam")
     assert "plug it in" in str(wait_for_loss(camera))
-    wait_for(lambda: camera.health().values["reopen_attempts"] >= 2, "attempts to reopen")
+    wait_until(lambda: camera.health().values["reopen_attempts"] >= 2, "attempts to reopen")
     assert camera.take(CLOCK.now_ns()) == []
     assert "404" in camera.health().detail
     studio.server.replug("cam")
@@ -195,7 +188,7 @@ def test_stalled_camera_is_reconnected(
     camera.connect()
     frames_of(camera, 3)
     studio.server.stall("cam")
-    wait_for(lambda: "no image" in camera.health().detail, "the stall to be noticed")
+    wait_until(lambda: "no image" in camera.health().detail, "the stall to be noticed")
     wait_for_loss(camera)
     studio.server.thaw("cam")
     assert frames_of(camera, 2)
@@ -213,7 +206,7 @@ def test_damaged_frames_are_dropped_and_counted(
         studio.server.publish("cam", jpeg_of()[:-200])
         return camera.health().values["corrupt"] > 0
 
-    wait_for(damaged_seen, "a damaged frame to be counted")
+    wait_until(damaged_seen, "a damaged frame to be counted")
     frames = frames_of(camera, 5)
     assert all(frame.data in studio.sent for frame in frames)
 

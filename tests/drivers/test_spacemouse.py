@@ -22,7 +22,8 @@ from drivers.spacemouse.puck import UDEV_RULE, identify, probe
 from teleop.clock import NS_PER_S, ns_from_s
 from teleop.errors import DeviceError
 from teleop.messages import FloatArray
-from tests.drivers.puck_bench import CLOCK, PATIENCE_S, REST, Bench, StallingClock, push, wait_for
+from tests.drivers.puck_bench import CLOCK, PATIENCE_S, REST, Bench, StallingClock, push
+from tests.waiting import wait_until
 
 if find_spec("pyspacemouse") is None:  # Imported by the driver only: it binds to one hidapi.
     pytest.skip("pyspacemouse is not installed", allow_module_level=True)
@@ -63,7 +64,7 @@ def test_a_puck_at_rest_is_told_as_zeros_and_is_well(bench: Bench) -> None:
     """Silence of the device is no silence of the input."""
     bench.puck("puck")
     hand = bench.driver()
-    wait_for(lambda: hand.look() is not None and len(hand.told) > 20, "twenty readings")
+    wait_until(lambda: hand.look() is not None and len(hand.told) > 20, "twenty readings")
     assert not any(r.linear.any() or r.angular.any() or r.buttons for r in hand.told)
     assert hand.device.health().ok
 
@@ -73,7 +74,7 @@ def test_a_tap_between_two_looks_is_not_missed(bench: Bench) -> None:
     puck = bench.puck("puck")
     hand = bench.driver().settle()
     puck.flood([push(0, 0, 0, 0, "button_0"), REST, push(0, 0, 0, 0, "button_1"), REST])
-    wait_for(lambda: (hand.device.health().values["reports"]) >= 12, "the reports to be read")
+    wait_until(lambda: (hand.device.health().values["reports"]) >= 12, "the reports to be read")
     hand.look()
     changes = [buttons for buttons, _ in groupby(hand.told, lambda r: r.buttons)]
     assert changes == [frozenset(), {"button_0"}, frozenset(), {"button_1"}, frozenset()]
@@ -117,7 +118,7 @@ def test_a_puck_that_falls_silent_while_pushed_reads_zero(bench: Bench) -> None:
     hand.told.clear()
     puck.fall_silent(False)
     puck.move("puck", REST)
-    wait_for(lambda: hand.device.health().ok, "it to be believed again")
+    wait_until(lambda: hand.device.health().ok, "it to be believed again")
     assert not any(r.linear.any() for r in hand.told)
     puck.move("puck", push(0.8))
     hand.wait_for_motion()
@@ -139,9 +140,9 @@ def test_a_puck_unplugged_while_pushed_is_let_go_at_once_and_comes_back(bench: B
     health = hand.device.health()
     assert not health.ok
     assert health.values["losses"] == 1
-    wait_for(lambda: "is not there" in hand.device.health().detail, "it to be looked for")
+    wait_until(lambda: "is not there" in hand.device.health().detail, "it to be looked for")
     puck.plug()
-    wait_for(lambda: hand.look() is not None and not hand.lost, "the puck to come back")
+    wait_until(lambda: hand.look() is not None and not hand.lost, "the puck to come back")
     hand.settle()
     assert hand.device.health().ok
     puck.move("puck", push(0.8))
@@ -153,11 +154,11 @@ def test_a_puck_plugged_in_while_pushed_moves_nothing_until_let_go(bench: Bench)
     puck = bench.puck("puck")
     hand = bench.driver()
     puck.move("puck", push(0.8))
-    wait_for(lambda: "was deflected" in hand.device.health().detail, "the refusal in words")
+    wait_until(lambda: "was deflected" in hand.device.health().detail, "the refusal in words")
     hand.look()
     assert not any(r.linear.any() for r in hand.told)
     puck.move("puck", REST)
-    wait_for(lambda: hand.device.health().ok, "the puck to be believed")
+    wait_until(lambda: hand.device.health().ok, "the puck to be believed")
     puck.move("puck", push(0.8))
     hand.wait_for_motion()
 
@@ -184,7 +185,7 @@ def test_a_release_that_the_kernel_dropped_does_not_leave_puck_and_button_held(
     hand = bench.driver(clock=clock).settle()
     clock.stall()
     puck.flood([push(0.9, 0, 0, 0, "button_0")] * 100 + [REST])
-    wait_for(lambda: CLOCK.now_ns() > puck.sent_ns + ns_from_s(0.05), "the puck to be silent")
+    wait_until(lambda: CLOCK.now_ns() > puck.sent_ns + ns_from_s(0.05), "the puck to be silent")
     hand.told.clear()
     clock.go_on()
     hand.wait(lambda _: any(r.linear.any() for r in hand.told), "what was kept of the push")
@@ -201,9 +202,9 @@ def test_reports_are_taken_though_nobody_looks(bench: Bench) -> None:
     hand = bench.driver().settle()
     puck.move("puck", push(0.9))
     at_least = hand.device.health().values["reports"] + 150
-    wait_for(lambda: hand.device.health().values["reports"] > at_least, "150 reports")
+    wait_until(lambda: hand.device.health().values["reports"] > at_least, "150 reports")
     puck.move("puck", REST)
-    wait_for(lambda: CLOCK.now_ns() > puck.sent_ns + ns_from_s(0.1), "the puck to be silent")
+    wait_until(lambda: CLOCK.now_ns() > puck.sent_ns + ns_from_s(0.1), "the puck to be silent")
     newest = hand.look()
     assert newest is not None
     assert not newest.linear.any()
@@ -285,7 +286,7 @@ def test_the_interface_of_a_receiver_is_found_by_pushing(bench: Bench) -> None:
     library = str(bench.config().library)
     search = threading.Thread(target=lambda: found.append(identify(CLOCK, library, PATIENCE_S)))
     search.start()
-    wait_for(lambda: all(face.opened for face in faces), "all to be opened")
+    wait_until(lambda: all(face.opened for face in faces), "all to be opened")
     faces[1].move("face1", push(0.5))
     search.join(PATIENCE_S)
     assert found == [str(faces[1].link.resolve())]
@@ -318,22 +319,22 @@ def test_the_lamp_shows_the_state(bench: Bench) -> None:
     """Off, on while engaged, blinking while lost, off when closed; on again after a re-plug."""
     puck = bench.puck("puck")
     hand = bench.driver()
-    wait_for(lambda: puck.lamp is False, "the lamp to be off")
+    wait_until(lambda: puck.lamp is False, "the lamp to be off")
     hand.device.cue("puck", "engaged", 0.0)
-    wait_for(lambda: puck.lamp is True, "the lamp to be on")
+    wait_until(lambda: puck.lamp is True, "the lamp to be on")
     assert puck.lamp_writes[-1] == b"\x00\x04\x01"
     puck.unplug()
     puck.lamp_writes.clear()
     puck.plug()
-    wait_for(lambda: puck.lamp is True, "the lamp to be on again")
+    wait_until(lambda: puck.lamp is True, "the lamp to be on again")
     hand.device.cue("puck", "lost", 0.0)
     puck.lamp_writes.clear()
-    wait_for(lambda: len(puck.lamp_writes) >= 4, "the lamp to blink")
+    wait_until(lambda: len(puck.lamp_writes) >= 4, "the lamp to blink")
     assert {w[2] for w in puck.lamp_writes[-2:]} == {0, 1}
     hand.device.cue("puck", "engaged", 0.0)
-    wait_for(lambda: puck.lamp is True, "the lamp to be on")
+    wait_until(lambda: puck.lamp is True, "the lamp to be on")
     hand.device.close()
-    wait_for(lambda: puck.lamp is False, "the lamp to be off")
+    wait_until(lambda: puck.lamp is False, "the lamp to be off")
 
 
 def test_the_doctor_is_told_what_opens_and_what_does_not(bench: Bench) -> None:

@@ -16,7 +16,7 @@ import pytest
 from drivers.emulated.spacemouse.hid_mouse import MODELS, HidMouse
 from drivers.emulated.stand_in import PuckPush
 from tests.drivers.hid_client import PRELUDE, Desk
-from tests.drivers.puck_bench import wait_for
+from tests.waiting import wait_until
 
 if find_spec("pyspacemouse") is None:
     pytest.skip("pyspacemouse is not installed", allow_module_level=True)
@@ -34,7 +34,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def wait_until_opened(puck: HidMouse, times: int = 1) -> None:
-    wait_for(lambda: puck.opened == times, f"{puck.name} to be opened {times} times")
+    wait_until(lambda: puck.opened == times, f"{puck.name} to be opened {times} times")
 
 
 def node(puck: HidMouse) -> str:
@@ -217,7 +217,7 @@ def test_the_lamp_and_custom_descriptions(desk: Desk) -> None:
         """
     )
     client.heard()
-    wait_for(lambda: puck.lamp_writes == [b"\x00\x04\x01", b"\x00\x04\x00"], "the lamp")
+    wait_until(lambda: puck.lamp_writes == [b"\x00\x04\x01", b"\x00\x04\x00"], "the lamp")
     for count, expected in (
         (2, ["mine", [-10, 0, 0, 0, 0, 30], "ONLY"]),
         (3, ["SpaceMouseWirelessNew", [-20, 20, 30, 40, 50, 60], "LEFT"]),
@@ -346,7 +346,7 @@ def test_easyhid_below_is_served_too(desk: Desk) -> None:
     assert client.heard() == ["Failed to get feature report from HID device"]
     assert client.heard() == ["Failed to send feature report to HID device"]
     assert client.heard() == ["HIDDevice:"]
-    wait_for(lambda: face.lamp is True, "the lamp")
+    wait_until(lambda: face.lamp is True, "the lamp")
 
 
 def test_the_whole_public_api_is_spoken_here(desk: Desk) -> None:

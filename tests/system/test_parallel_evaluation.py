@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from teleop import cli
 from teleop.errors import PolicyError
 from teleop.rig import Rig
 from teleop.rig_files import load_rig
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,14 +35,6 @@ def rig() -> Rig:
     rig = load_rig(ROOT / "docs/rigs/demo_state.yaml")
     tasks = {"transfer_cube": rig.tasks["transfer_cube"].model_dump() | {"max_seconds": 1.0}}
     return rig.replaced(tasks=tasks)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Poll; the caller's assertions tell what was waited for."""
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.02)
 
 
 def facts_of(score: Score) -> list[tuple[object, ...]]:
@@ -171,12 +163,12 @@ def test_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     words = ["--jobs", "2", "--hardware", "docs/rigs/demo_state.yaml", "--out", str(tmp_path)]
     process = subprocess.Popen([*command, *words], cwd=ROOT, start_new_session=True)
     try:
-        wait_until(lambda: list(tmp_path.glob("expert/.scene-*")))
+        wait_until(lambda: list(tmp_path.glob("expert/.scene-*")), "a scene", 60.0)
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.2)  # between two strokes of an operator
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 130
-        wait_until(lambda: not is_alive(process.pid))
+        wait_until(lambda: not is_alive(process.pid), "the end of all", 60.0)
     finally:
         if is_alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)

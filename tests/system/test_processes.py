@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,17 +16,10 @@ import pytest
 from recorder.episode import Episode, find_episodes
 from recorder.recover import recover
 from recorder.validate import validate
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something is so, for as long as a loaded machine may need."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:g} s"
-        time.sleep(0.05)
 
 
 def processes_under(pid: int) -> dict[str, int]:
@@ -66,12 +58,13 @@ def recording(out: Path) -> Iterator[subprocess.Popen[str]]:
     )
     journal = out / "episode_000000.partial"
     try:
-        wait_for(
+        wait_until(
             lambda: (
                 sum(f.stat().st_size for f in journal.glob("**/*") if f.is_file()) > 300_000
                 or process.poll() is not None
             ),
             "a second of journal",
+            PATIENCE_S,
         )
         assert process.poll() is None, process.communicate()
         yield process
@@ -141,7 +134,9 @@ def test_when_the_supervisor_is_killed_every_node_stops_and_the_episode_is_kept(
         nodes = processes_under(process.pid)
         process.kill()
         process.wait()
-        wait_for(lambda: not any(running(pid) for pid in nodes.values()), "the nodes' end")
+        wait_until(
+            lambda: not any(running(pid) for pid in nodes.values()), "the nodes' end", PATIENCE_S
+        )
     recover(tmp_path)
     the_episode(tmp_path)
 
@@ -153,7 +148,9 @@ def test_when_everything_is_killed_at_once_the_episode_is_recovered(tmp_path: Pa
         for pid in (process.pid, *nodes.values()):
             os.kill(pid, signal.SIGKILL)
         process.wait()
-        wait_for(lambda: not any(running(pid) for pid in nodes.values()), "the nodes' end")
+        wait_until(
+            lambda: not any(running(pid) for pid in nodes.values()), "the nodes' end", PATIENCE_S
+        )
     said = recover(tmp_path)
     assert said, said
     the_episode(tmp_path)
