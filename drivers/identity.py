@@ -20,11 +20,11 @@ def identity_of(name: str, rig: Rig, sysfs: Path = Path("/sys")) -> dict[str, st
     return identity
 
 
-def identities_found(rig: Rig) -> dict[str, dict[str, str]]:
+def identities_found(rig: Rig, sysfs: Path = Path("/sys")) -> dict[str, dict[str, str]]:
     """Of all arms and cameras of a real rig; none of an emulated one, which is as its file says."""
     if rig.backend != "hardware":
         return {}
-    return {name: identity_of(name, rig) for name in (*rig.arms, *rig.cameras)}
+    return {name: identity_of(name, rig, sysfs) for name in (*rig.arms, *rig.cameras)}
 
 
 def adapter_serial(port: str, sysfs: Path = Path("/sys")) -> str:

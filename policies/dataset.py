@@ -24,13 +24,13 @@ from policies.episode_rows import (
     Header,
     Pause,
     SampleWeights,
-    plugin_faults,
     read_rows,
     rows_per_step,
 )
 from policies.file_hash import content_sha256
 from policies.frame_cache import Track, load_frames
 from policies.normalisation import MapName, Statistics
+from policies.plugin import plugin_faults
 from policies.policy import CameraView, ExtraInput, ObservationContract, TextInput
 from policies.selection import Choice, Folder, Selected, select
 from policies.text import TextEncoder, embed, load_text_encoder

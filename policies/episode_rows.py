@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,39 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.frame_cache import Loaded, Wanted
-from policies.plugin import load_plugin
+from policies.plugin import load_plugin, plugin_faults
 from policies.policy import OBJECT_POSE, CameraView, ExtraInput, camera_settings
 from policies.selection import Flags, check_wrap, idle_rows
 from policies.windows import Frames, Rows
 from recorder.episode import Episode
 from recorder.schema import stream_of
-from teleop.errors import PolicyError, TandemError, UnknownNameError
+from teleop.errors import PolicyError, UnknownNameError
 from teleop.messages import FloatArray
 from teleop.topics import TASK_STATE, camera_frame
 
 RATE_TOLERANCE = 1e-6
-
-
-@contextmanager
-def plugin_faults(option: str, reference: str, episode: str = "") -> Iterator[None]:
-    """Make one sentence of whatever a part that a user brought along raises.
-
-    Args:
-        option: That named it.
-        reference: ``module:attribute``.
-        episode: It is given; empty while it is loaded.
-
-    Raises:
-        PolicyError: names all of these and the error.
-    """
-    try:
-        yield
-    except TandemError:
-        raise
-    except Exception as error:  # foreign code may raise anything
-        at = f" at {episode}" if episode else ""
-        words = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PolicyError(f"{option} {reference} failed{at} ({words}); mend it") from error
 
 
 @dataclass(frozen=True)

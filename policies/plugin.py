@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from teleop.errors import PolicyError
+from teleop.errors import PolicyError, TandemError
 
 
 def load_plugin(what: str, reference: str) -> Any:
@@ -30,3 +32,25 @@ def load_plugin(what: str, reference: str) -> Any:
         ) from error
     except AttributeError as error:
         raise PolicyError(f"{what} {reference!r}: the module has no {attribute!r}") from error
+
+
+@contextmanager
+def plugin_faults(option: str, reference: str, episode: str = "") -> Iterator[None]:
+    """Make one sentence of whatever a part that a user brought along raises.
+
+    Args:
+        option: That named it.
+        reference: ``module:attribute``.
+        episode: It is given; empty while it is loaded.
+
+    Raises:
+        PolicyError: names all of these and the error.
+    """
+    try:
+        yield
+    except TandemError:
+        raise
+    except Exception as error:  # foreign code may raise anything
+        at = f" at {episode}" if episode else ""
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PolicyError(f"{option} {reference} failed{at} ({words}); mend it") from error

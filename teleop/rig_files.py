@@ -88,8 +88,10 @@ def _read(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        repeated = list(_repeated_keys(yaml.compose(text, yaml.SafeLoader), ""))
-        tree = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        repeated = list(_repeated_keys(node, ""))
+        tree = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -154,8 +154,6 @@ def _shown(options: CalibrateOptions, rig: Rig) -> dict[str, object]:
         return {}
     from drivers.emulated.camera.board import BoardJob
 
-    if options.name not in rig.cameras:
-        raise UnknownNameError("camera", options.name, rig.cameras)
     if options.kind == "camera":
         return BoardJob(options.board, options.name, "held").options()
     place: Literal["gripper", "stand"] = "gripper" if options.beside else "stand"
@@ -230,6 +228,7 @@ _CHECKS: Mapping[Kind, Callable[[CalibrateOptions, Rig], object]] = {
     "arm": _reference,
     "gripper": _check_arm,
     "camera": _check_camera,
+    "hand_eye": _check_camera,
     "vr": _node,
 }
 """What is looked at before any device, or an emulation, starts."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from calibration.results import folder_of, load_results
-from calibration.rules import applied, check_calibration
+from calibration.rules import check_calibration, enforced
 from drivers.doctor.checks import Check, Status, told
-from drivers.identity import identity_of
+from drivers.identity import identities_found
 from teleop.errors import RigError
 from teleop.rig import Rig
 
@@ -20,12 +20,9 @@ PAGE = "docs/calibration.md"
 def calibrated(rig: Rig, hardware: Path) -> Rig:
     """The rig as a session would see it; as its file has it where the results do not fit."""
     try:
-        results = load_results(folder_of(hardware, rig.backend))
+        return enforced(rig, load_results(folder_of(hardware, rig.backend)), str(hardware))
     except RigError:
         return rig
-    if any(finding.level == "fail" for finding in check_calibration(rig, results)):
-        return rig
-    return applied(rig, results)
 
 
 def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> Iterator[Check]:
@@ -43,7 +40,7 @@ def calibration_checks(rig: Rig, hardware: Path, sysfs: Path = Path("/sys")) -> 
         for fault in error.faults:
             yield told("fail", THING, f"{folder}: {fault}")
         return
-    found = {name: identity_of(name, rig, sysfs) for name in (*rig.arms, *rig.cameras)}
+    found = identities_found(rig, sysfs)
     alike: dict[tuple[Status, str], list[str]] = defaultdict(list)
     for finding in check_calibration(rig, results, found):
         who, _, what = finding.words.partition(": ")
