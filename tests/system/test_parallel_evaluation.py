@@ -163,7 +163,9 @@ def test_an_impatient_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     words = ["--jobs", "2", "--hardware", "docs/rigs/demo_state.yaml", "--out", str(tmp_path)]
     process = subprocess.Popen([*command, *words], cwd=ROOT, start_new_session=True)
     try:
-        wait_until(lambda: list(tmp_path.glob("expert/.scene-*")), "a scene", 60.0)
+        # Both run scenes, of seconds each: one that still starts would end by the first stroke.
+        scenes = tmp_path / "expert"
+        wait_until(lambda: len(list(scenes.glob(".scene-*"))) == 2, "two scenes at once", 60.0)
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.2)  # between two strokes of an operator
         os.killpg(process.pid, signal.SIGINT)
